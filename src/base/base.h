@@ -1,0 +1,130 @@
+/*
+ * base/base.h: what every folder of the extension may use: settings, wait
+ * events, lock tranches, TID helpers and test stop points.
+ */
+#ifndef ORBIT_BASE_H
+#define ORBIT_BASE_H
+
+#include "postgres.h"
+
+#include "storage/itemptr.h"
+#include "storage/lwlock.h"
+#include "utils/wait_event.h"
+
+#include "base/ids.h"
+
+/* ---- TIDs ------------------------------------------------------------- */
+
+#define OrbitOffset(slot, tag)	((OffsetNumber) ((slot) + 256 * (tag)))
+
+static inline void
+OrbitTidSet(ItemPointer tid, BlockNumber page, int slot, int tag)
+{
+	Assert(slot >= 1 && slot <= ORBIT_MAX_SLOT && tag >= 0 && tag <= ORBIT_MAX_TAG);
+	ItemPointerSet(tid, page, OrbitOffset(slot, tag));
+}
+
+static inline BlockNumber
+OrbitTidPage(const ItemPointerData *tid)
+{
+	return ItemPointerGetBlockNumberNoCheck(tid);
+}
+
+/* 0 when the TID is none of ours (offset a multiple of 256). */
+static inline int
+OrbitTidSlot(const ItemPointerData *tid)
+{
+	return ItemPointerGetOffsetNumberNoCheck(tid) & 0xff;
+}
+
+static inline int
+OrbitTidTag(const ItemPointerData *tid)
+{
+	return ItemPointerGetOffsetNumberNoCheck(tid) >> 8;
+}
+
+/* The form that index entries, bitmaps, tuple and predicate locks carry. */
+static inline void
+OrbitTidCanonical(ItemPointer dst, const ItemPointerData *src)
+{
+	OrbitTidSet(dst, OrbitTidPage(src), OrbitTidSlot(src), 0);
+}
+
+/* ---- settings (settings.c) --------------------------------------------- */
+
+typedef enum OrbitCompression
+{
+	ORBIT_COMPRESSION_NONE,
+	ORBIT_COMPRESSION_LZ4,
+	ORBIT_COMPRESSION_ZSTD
+} OrbitCompression;
+
+extern char *orbit_data_directory;	/* a name inside the data directory */
+extern int	orbit_write_buffer_size;	/* kB */
+extern int	orbit_max_write_buffers;
+extern int	orbit_block_cache_size; /* kB, of the worker and of each backend */
+extern int	orbit_max_background_jobs;
+extern int	orbit_compression;	/* OrbitCompression */
+extern int	orbit_bottommost_compression;
+extern int	orbit_flush_interval;	/* ms: oldest age of unflushed rows */
+
+/* Called from _PG_init only.  preload: inside shared_preload_libraries. */
+extern void OrbitDefineSettings(bool preload);
+
+/*
+ * True when the library was preloaded, so that shared memory, the resource
+ * manager and the worker exist.  OrbitRequirePreload() raises
+ * OBJECT_NOT_IN_PREREQUISITE_STATE with a hint how to preload otherwise.
+ */
+extern bool orbit_preloaded;
+extern void OrbitRequirePreload(void);
+
+/* ---- locks ------------------------------------------------------------- */
+
+/*
+ * Every LWLock of the extension, with the legal nesting, outermost first:
+ *   storage partition -> (nothing)
+ *   switch gate -> switch -> row partition -> WAL insertion (PostgreSQL's)
+ * orbit_unique is reserved for the ordered index: it nests outside the gate.
+ */
+#define ORBIT_ROW_LOCKS			512
+#define ORBIT_STORAGE_LOCKS		32
+#define ORBIT_UNIQUE_LOCKS		1024
+
+extern void OrbitRequestLocks(void);	/* shmem_request_hook */
+extern void OrbitAttachLocks(void);		/* shmem_startup_hook */
+extern LWLockPadded *orbit_switch_locks;	/* [0] gate, [1] switch */
+extern LWLockPadded *orbit_row_locks;
+extern LWLockPadded *orbit_storage_locks;
+
+/* ---- wait events -------------------------------------------------------- */
+
+/* PostgreSQL 15 shows every one of them as "Extension". */
+#define ORBIT_WAIT_WRITE_BUFFER		PG_WAIT_EXTENSION
+#define ORBIT_WAIT_WORKER			PG_WAIT_EXTENSION
+#define ORBIT_WAIT_STOP_POINT		PG_WAIT_EXTENSION
+#define ORBIT_WAIT_WORKER_MAIN		PG_WAIT_EXTENSION
+
+/* ---- test stop points (stop.c) ------------------------------------------ */
+
+/*
+ * OrbitStopPoint("name") does nothing until a test arms that name with
+ * orbit_stop_point_set(name, action, skip):
+ *   wait    wait (cancellable outside critical sections) until disarmed
+ *   error   ereport(ERROR); never arm it at a point in a critical section
+ *   kill    SIGKILL to the own process
+ *   fail    OrbitStopFails("name") returns true: the caller fakes a failure
+ * skip: how many hits pass by before the first one acts.
+ * Allowed in any PostgreSQL process, never in a RocksDB thread.
+ * The SQL functions exist in the library only; tests declare them.
+ */
+extern Size OrbitStopShmemSize(void);
+extern void OrbitStopShmemInit(void);
+extern bool OrbitStopArmed(void);
+extern void OrbitStopHit(const char *name);
+extern bool OrbitStopFails(const char *name);
+
+#define OrbitStopPoint(name) \
+	do { if (unlikely(OrbitStopArmed())) OrbitStopHit(name); } while (0)
+
+#endif							/* ORBIT_BASE_H */

@@ -1,0 +1,176 @@
+/*
+ * row/row.h: rows and their versions: visibility, conflicts, locks; the tuple
+ * slot; the metapage that ties a relation to its storage.
+ *
+ * A chain (codec.h) is read newest first.  Rules that everything here relies on:
+ *  - an entry other than LOCK is pushed only onto a row whose newest non-LOCK entry
+ *    is committed, aborted, or of the pushing top-level transaction;
+ *  - so the first entry, other than LOCK, whose transaction a snapshot sees decides:
+ *    a version is the row, a DELETE (or KILL) means none;
+ *  - entries of aborted transactions are skipped for good, whatever their flags say.
+ * xmin of a version is its entry's xid, cmin its cid; xmax/cmax are those of the next
+ * newer UPDATE or DELETE entry whose transaction has not aborted (else, for the system
+ * column, of a running locker, else 0).
+ */
+#ifndef ORBIT_ROW_H
+#define ORBIT_ROW_H
+
+#include "postgres.h"
+
+#include "access/tableam.h"
+#include "base/base.h"
+#include "codec/codec.h"
+#include "executor/tuptable.h"
+#include "store/store.h"
+#include "utils/rel.h"
+#include "utils/snapshot.h"
+
+/* ---- tuple slot (slot.c) ---------------------------------------------------- */
+
+/* A refcounted private page image that slots may point into.  malloc'ed. */
+typedef struct RowPage
+{
+	int			refcount;
+	CodecBuf	buf;
+	CodecPage	page;
+} RowPage;
+
+extern RowPage *RowPageAlloc(void);
+extern void RowPageRelease(RowPage *p);
+
+/*
+ * Begins with HeapTupleTableSlot, so that PostgreSQL's deforming of heap slots serves
+ * it: base.tuple points at base.tupdata, whose t_data is an image's address minus
+ * 18 (the fields before t_infomask2 are never read through it).
+ */
+typedef struct RowTupleTableSlot
+{
+	HeapTupleTableSlot base;
+	TransactionId xmin;
+	TransactionId xmax;
+	CommandId	cmin;
+	CommandId	cmax;
+	RowPage    *page;			/* image's page, when the slot holds a reference */
+	char	   *own;			/* or the slot's own copy of the image (8-aligned + 2) */
+	Size		own_size;
+	bool		has_row;		/* image and xmin.. are a stored row's */
+} RowTupleTableSlot;
+
+extern const TupleTableSlotOps TTSOpsOrbit;
+
+/* What the walk over a chain found. */
+typedef struct RowVersion
+{
+	const CodecEntry *entry;	/* INSERT or UPDATE */
+	ItemPointerData tid;		/* with the version's tag */
+	TransactionId xmax;			/* 0: none */
+	CommandId	cmax;
+} RowVersion;
+
+/* Image of an INSERT or UPDATE entry, without a speculative token. */
+extern const char *RowImage(const CodecEntry *e, uint32 *len, uint32 *token);
+
+/* page NULL: the image is copied into the slot; else the slot refers to the page. */
+extern void RowStoreSlot(TupleTableSlot *slot, Relation rel, const RowVersion *v, RowPage *page);
+
+/*
+ * Forms the image to store from any kind of slot: fills in missing attributes, flattens, toasts
+ * (heap TOAST table; options as for heap_insert), checks the size.  The result is
+ * palloc'ed in the current context; *image points at t_infomask2 inside it.
+ * old: the row replaced (for toast reuse) or NULL.
+ */
+extern HeapTuple RowFormTuple(Relation rel, TupleTableSlot *slot, HeapTuple old, int options,
+							  const char **image, uint32 *len);
+/* A heap tuple whose header is filled from a stored image (palloc'ed): t_self, t_tableOid, xmin.. set. */
+extern HeapTuple RowHeapTuple(Relation rel, const RowVersion *v);
+
+/* ---- visibility (visibility.c) -------------------------------------------------- */
+
+/*
+ * Walks the chain to the version the snapshot sees.  All snapshot types but HISTORIC_MVCC
+ * (ERROR 0A000).  Dirty: sets snapshot->xmin, xmax, speculativeToken as HeapTupleSatisfiesDirty.
+ * ANY: the newest version (see RowFindVersion for an exact one).  NON_VACUUMABLE:
+ * newest version not dead to all.  *all_dead (may be NULL): true only if no snapshot will ever see
+ * the row again, and the chain was complete.
+ * serializable: SSI conflict-out checks for the entries passed over (rel may be NULL when not
+ * serializable).  Reads the commit log; may ereport; no LWLock of ours held.
+ */
+extern bool RowVisible(StoreChain *c, Relation rel, Snapshot snapshot,
+					   RowVersion *v, bool *all_dead);
+/* The version with this very tag, whatever its fate. */
+extern bool RowFindVersion(StoreChain *c, int tag, RowVersion *v);
+
+typedef enum RowStatus			/* as HTSV_Result, of one version */
+{
+	ROW_DEAD,
+	ROW_LIVE,
+	ROW_RECENTLY_DEAD,
+	ROW_INSERT_IN_PROGRESS,
+	ROW_DELETE_IN_PROGRESS
+} RowStatus;
+
+/*
+ * Calls back for every version of the chain, newest first, with its status against oldest_xmin
+ * (as HeapTupleSatisfiesVacuum) and the transaction in progress, if any.  Stops when the callback
+ * returns false.  superseded: an in-place update of a transaction that has not aborted is above it.
+ */
+typedef struct RowVersionStatus
+{
+	RowVersion	v;
+	RowStatus	status;
+	TransactionId running;		/* xid of INSERT/DELETE_IN_PROGRESS */
+	bool		superseded;
+	bool		deleted;		/* a DELETE mark (not an in-place update) ended it */
+} RowVersionStatus;
+typedef bool (*RowVersionCallback) (const RowVersionStatus *s, void *arg);
+extern void RowForEachVersion(StoreChain *c, TransactionId oldest_xmin,
+							  RowVersionCallback callback, void *arg);
+
+/* ---- fetch (fetch.c) --------------------------------------------------------------- */
+
+/*
+ * Index fetch: the visible version of the row at the (any-tag) tid; sets the slot and *tid to the
+ * version's TID.  May be called under nbtree's leaf lock.
+ */
+extern bool RowFetchVisible(Relation rel, ItemPointer tid, Snapshot snapshot,
+							TupleTableSlot *slot, bool *all_dead);
+/* The version at exactly this TID, if the snapshot sees that version (ANY: always). */
+extern bool RowFetchExact(Relation rel, ItemPointer tid, Snapshot snapshot, TupleTableSlot *slot);
+/* tuple_get_latest_tid: newest version of the row visible to the snapshot, following new rows. */
+extern void RowLatestTid(Relation rel, ItemPointer tid, Snapshot snapshot);
+
+/* ---- changes (insert.c, modify.c, lock.c): semantics of the tableam.h callbacks ------------ */
+
+extern void RowInsert(Relation rel, TupleTableSlot *slot, CommandId cid, int options,
+					  bool speculative, uint32 token);
+extern void RowMultiInsert(Relation rel, TupleTableSlot **slots, int nslots, CommandId cid, int options);
+extern void RowFinishSpeculative(Relation rel, TupleTableSlot *slot, uint32 token, bool succeeded);
+extern TM_Result RowDelete(Relation rel, ItemPointer tid, CommandId cid, Snapshot snapshot,
+						   Snapshot crosscheck, bool wait, TM_FailureData *tmfd, bool changing_part);
+extern TM_Result RowUpdate(Relation rel, ItemPointer otid, TupleTableSlot *slot, CommandId cid,
+						   Snapshot snapshot, Snapshot crosscheck, bool wait, TM_FailureData *tmfd,
+						   LockTupleMode *lockmode, bool *update_indexes);
+extern TM_Result RowLock(Relation rel, ItemPointer tid, Snapshot snapshot, TupleTableSlot *slot,
+						 CommandId cid, LockTupleMode mode, LockWaitPolicy wait_policy, uint8 flags,
+						 TM_FailureData *tmfd);
+
+/*
+ * For table rewrites (CLUSTER, VACUUM FULL): stores a whole chain, newest first, with other
+ * transactions' xids, as one new row; returns its canonical TID.
+ */
+extern void RowCopyChain(Relation newrel, const CodecEntry **entries, int n, ItemPointer tid);
+
+/* ---- a relation's storage (relation.c) -------------------------------------------------------- */
+
+/* The storage id of an open relation; cached in rd_amcache.  An unlogged or temporary relation
+ * whose metapage says 0 gets one here.  ERROR XX002 when the metapage is damaged. */
+extern OrbitStorageId RowStorage(Relation rel);
+
+/* One-page main fork (and init fork for unlogged) with a fresh storage id; registers it. */
+extern void RowCreateStorage(Relation rel, const RelFileNode *node, char persistence);
+/* A new, empty storage under the same relfilenode (non-transactional truncate). */
+extern void RowResetStorage(Relation rel);
+/* SET TABLESPACE: copies the metapage to the new file and registers the alias. */
+extern void RowCopyStorage(Relation rel, const RelFileNode *newnode);
+
+#endif							/* ORBIT_ROW_H */

@@ -1,0 +1,198 @@
+/*
+ * store/store.h: one ordered view over the write buffers and RocksDB, the
+ * counters of every storage, and the flush.  Knows entries and pages, not
+ * transactions.
+ */
+#ifndef ORBIT_STORE_H
+#define ORBIT_STORE_H
+
+#include "postgres.h"
+
+#include "access/xlogdefs.h"
+#include "base/ids.h"
+#include "codec/codec.h"
+#include "kv/kv.h"
+#include "membuf/membuf.h"
+
+extern Size StoreShmemSize(void);
+extern void StoreShmemInit(void);
+
+/* "<data directory>/<orbit.data_directory>", relative, static storage. */
+extern const char *StoreDirectory(void);
+extern void StoreKvOptions(KvOptions *o, bool primary); /* from the settings */
+
+/*
+ * Waits until the worker has opened RocksDB (or recovery's startup may read).
+ * Any process that reads or writes calls it first (cheap when ready); ERROR
+ * 57P03 when the worker does not come.
+ */
+extern void StoreAttach(void);
+extern void StoreSetReady(bool ready);	/* worker */
+extern bool StoreIsReady(void);
+
+/* ---- publishing ------------------------------------------------------------ */
+
+/* One change of one row, as it stands in a WAL record and in an arena. */
+typedef struct StoreItem
+{
+	BlockNumber page;
+	uint8		slot;
+	uint8		kind_flags;		/* CodecKind and flags */
+	uint8		tag;
+	TransactionId xid;
+	CommandId	cid;
+	uint32		len;
+	const void *payload;
+	const CodecEntry *below;	/* see MembufPagePush; ignored in redo; NULL is
+								 * allowed when `fresh` */
+	bool		fresh;			/* the slot has just been allocated: nothing is below */
+} StoreItem;
+
+/* Worst-case arena bytes for these items. */
+extern Size StorePublishCost(const StoreItem *items, int n);
+
+/*
+ * Publishes them in order: item n-1 last, so a reader that meets a delete mark
+ * finds the row it points to when that row's item stands before it.  Inside
+ * MembufEnterWrite/LeaveWrite with a live reservation; cannot fail.
+ */
+extern void StorePublish(MembufReservation *r, OrbitStorageId storage,
+						 const StoreItem *items, int n);
+
+/* Partition lock of a row: exclusive around check and publish (order: base.h). */
+extern LWLock *StoreRowLock(OrbitStorageId storage, BlockNumber page, int slot);
+
+/* ---- read view --------------------------------------------------------------- */
+
+/*
+ * A view is fixed at Open: it pins the arenas and knows which generation of RocksDB it
+ * needs; RocksDB is caught up and proven only when it is first read.  One view a process
+ * at a time; nothing may wait for transactions, space or clients while one is open.
+ * May be opened under a foreign LWLock (nbtree's leaf lock).  Closed by error cleanup too.
+ * Raises KvRaise errors; ERROR rather than stale data.
+ */
+typedef struct StoreView
+{
+	MembufPin	pin;
+	bool		proven;			/* RocksDB is open at >= pin.generation */
+} StoreView;
+
+extern void StoreViewOpen(StoreView *v);
+extern void StoreViewClose(StoreView *v);
+
+/* ---- one row ---------------------------------------------------------------------- */
+
+/*
+ * Walks a row's entries, newest first, over the arenas of the view and then RocksDB.
+ * An entry may be met twice (in an arena and in RocksDB): callers must not mind.
+ * Entries live until the view is closed.
+ */
+typedef struct StoreChain
+{
+	StoreView  *view;			/* NULL: the chain of a page image */
+	OrbitStorageId storage;
+	BlockNumber page;
+	int			slot;
+	uint64		seq;			/* arena the walk is in; 0: RocksDB or page image */
+	MembufPage *mpage;
+	const CodecEntry *cur;
+	const CodecPage *image;		/* RocksDB's page or the page image */
+	CodecPage	rocks;
+	int			chain;
+	bool		ended;
+} StoreChain;
+
+extern void StoreChainOpen(StoreChain *c, StoreView *v, OrbitStorageId storage,
+						   BlockNumber page, int slot);
+/* Over a page image that the caller keeps. */
+extern void StoreChainOpenPage(StoreChain *c, const CodecPage *image, int chain);
+extern const CodecEntry *StoreChainNext(StoreChain *c); /* first call: the newest */
+extern void StoreChainRewind(StoreChain *c);
+/* Newest entry of the row in the view's active arena, as it was when the chain was
+ * opened (NULL: none): what MembufPageNewest must still return for "nothing changed". */
+extern const CodecEntry *StoreChainActiveHead(StoreChain *c);
+
+/* ---- pages and scans ------------------------------------------------------------------ */
+
+/*
+ * The united page (arenas and RocksDB) in page format, copied to out (out->len = 0
+ * first).  False: no such page.  Opens and closes a view of its own.
+ */
+extern bool StoreReadPage(OrbitStorageId storage, BlockNumber page, CodecBuf *out);
+
+/*
+ * Pages of [first, last] that exist, ascending (or descending with backward).  Holds no view
+ * between calls; a position survives flushes.  Pages made after Begin may or may not be met.
+ */
+typedef struct StoreScan StoreScan;
+
+extern StoreScan *StoreScanBegin(OrbitStorageId storage, BlockNumber first, BlockNumber last,
+								 bool backward);
+extern bool StoreScanNext(StoreScan *s, BlockNumber *page, CodecBuf *out);
+extern void StoreScanEnd(StoreScan *s);
+/* Drops RocksDB iterators that a scan keeps between calls (end of a statement). */
+extern void StoreReleaseIterators(void);
+
+/* ---- key/value records (pg_tables, pg_metadata) ----------------------------------------- */
+
+extern bool StoreKvGet(OrbitFamily family, const char *key, Size keylen, CodecBuf *out);
+
+/* ---- counters of a storage --------------------------------------------------------------- */
+
+/*
+ * Shared hash table storage id -> allocation word, filled from pg_tables at first use,
+ * evicted when nothing unflushed depends on it.  Any process but the postmaster; no LWLock
+ * held; may read RocksDB.
+ *
+ * StoreAllocRows: slots for up to `want` rows of `bytes` (entry sizes) on one page; returns how
+ * many (>= 1): rows page:first .. page:first+n-1.  Full when 255 slots are used or 8 kB passed.
+ * The page count is raised before the slots can be used.  ERROR 54000 when the 2^32 pages of
+ * a storage are used up; WARNING once at 90 %.
+ */
+extern int	StoreAllocRows(OrbitStorageId storage, const uint32 *bytes, int want,
+						   BlockNumber *page, int *first);
+extern BlockNumber StorePageCount(OrbitStorageId storage);	/* pages ever begun */
+/* Redo: page:slot exists. */
+extern void StoreNoteRow(OrbitStorageId storage, BlockNumber page, int slot);
+
+/*
+ * Storage ids.  StoreAllocStorageId hands out the next one; when the logged block is used up
+ * it calls *log_block(first unused after the block) which must write and flush the WAL record.
+ */
+typedef void (*StoreLogBlock) (uint64 next_storage);
+extern OrbitStorageId StoreAllocStorageId(StoreLogBlock log_block);
+extern void StoreSetNextStorage(uint64 next_storage);	/* redo and start: raise only */
+extern uint64 StoreGetNextStorage(void);
+
+/* ---- flushed-up-to bookkeeping -------------------------------------------------------------- */
+
+/* F: end of the last record held by RocksDB.  A record is replayed iff it ends after it. */
+extern XLogRecPtr StoreFlushedLsn(void);
+extern XLogRecPtr StoreCoveredRedo(void);
+
+/* ---- flush (worker, main thread) --------------------------------------------------------------- */
+
+typedef struct StoreFlushStats
+{
+	uint64		flushes;
+	uint64		pages_put;
+	uint64		pages_merged;
+	uint64		bytes;
+} StoreFlushStats;
+
+/* Opens the primary, checks format version and system identifier, loads F, covered and the next
+ * storage id into shared memory.  Errors are ereport(FATAL) with a hint. */
+extern KvDb *StorePrimaryOpen(void);
+/* XLogFlush past the arena, then its pages and records in one atomic ingest; then the arena is
+ * released.  oldest_running: LOCK entries of transactions before it are finished and dropped;
+ * InvalidTransactionId: drop none.  Returns a status instead of raising; on failure nothing
+ * changed and it may be called again. */
+extern void StoreFlushOldest(KvDb *db, TransactionId oldest_running, bool clean_shutdown, KvStatus *st);
+/* An ingest of a generation (and the metadata record) alone. */
+extern void StoreBumpGeneration(KvDb *db, bool clean_shutdown, KvStatus *st);
+/* Everything before this redo pointer is in RocksDB (worker, once proven).  Stored with the next
+ * ingest; in shared memory at once. */
+extern void StoreSetCoveredRedo(XLogRecPtr redo);
+extern void StoreGetFlushStats(StoreFlushStats *s);
+
+#endif							/* ORBIT_STORE_H */

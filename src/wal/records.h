@@ -1,0 +1,70 @@
+/*
+ * wal/records.h: formats of the WAL records of resource manager ORBIT_RMGR_ID.
+ *
+ * info (high 4 bits)    contents
+ * 0x00..0x60 rows       xl_orbit_rows, nitems x xl_orbit_item (each followed by its
+ *                       xid when ORBIT_ITEM_XID is set, then len bytes of payload),
+ *                       then with ORBIT_ROWS_OLD a uint32 length and the old image
+ * 0x70 kv               xl_orbit_kv, nitems x (uint8 op, uint8 zero, uint16 shared
+ *                       prefix length with the key before, uint16 suffix length,
+ *                       uint32 value length, suffix, value)
+ * 0x80 storage block    uint64: storage ids below it may be in use
+ * 0x90 metapage         xl_orbit_metapage + block reference 0 (full-page image by
+ *                       log_newpage elsewhere); reserved
+ * 0xA0 cleanup          reserved: storage, latestRemovedXid
+ * 0xB0 cleaned          reserved: storage, generation
+ * 0xC0 freeze           reserved: storage, limit
+ * 0xD0 emptied          reserved
+ *
+ * Nothing here is aligned; readers memcpy.
+ */
+#ifndef ORBIT_WAL_RECORDS_H
+#define ORBIT_WAL_RECORDS_H
+
+#include "postgres.h"
+
+#include "storage/relfilenode.h"
+
+#define ORBIT_RMGR_ID		139
+#define ORBIT_RMGR_NAME		"orbit"
+
+#define XLOG_ORBIT_KV				0x70
+#define XLOG_ORBIT_STORAGE_BLOCK	0x80
+#define XLOG_ORBIT_CLEANUP			0xA0
+#define XLOG_ORBIT_CLEANED			0xB0
+#define XLOG_ORBIT_FREEZE			0xC0
+
+typedef struct xl_orbit_rows
+{
+	uint64		storage;
+	RelFileNode node;			/* for logical decoding */
+	uint16		nitems;
+	uint8		flags;
+	uint8		zero;
+} xl_orbit_rows;
+
+#define ORBIT_ROWS_OLD		0x01	/* the old row's image follows the items */
+#define ORBIT_ROWS_OLD_KEY	0x02	/* ... of which only the key columns are set */
+
+typedef struct xl_orbit_item
+{
+	uint32		page;
+	uint32		cid;
+	uint32		len;
+	uint8		slot;
+	uint8		kind_flags;
+	uint8		tag;
+	uint8		flags;
+} xl_orbit_item;
+
+#define ORBIT_ITEM_XID		0x01	/* the entry's xid is not the record's */
+
+typedef struct xl_orbit_kv
+{
+	uint64		storage;		/* storage the keys belong to, or 0 */
+	uint16		nitems;
+	uint8		family;
+	uint8		zero;
+} xl_orbit_kv;
+
+#endif							/* ORBIT_WAL_RECORDS_H */
