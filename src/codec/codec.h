@@ -89,6 +89,8 @@ typedef struct CodecEntry
 	char		payload[];
 } __attribute__((packed, aligned(4))) CodecEntry;
 
+#define CODEC_PAGE_FORMAT	1
+
 #define CODEC_ENTRY_HEADER	14
 /* bytes of a node (4-byte link or zero, entry, padding) */
 #define CODEC_NODE_SIZE(len) ((((size_t) (len)) + 4 + CODEC_ENTRY_HEADER + 7) & ~(size_t) 7)
@@ -177,8 +179,10 @@ extern void CodecBuildFree(CodecBuilder *b);
 /*
  * Unites pages of one key, newest first: entries of newer parts go in front,
  * duplicates (same identity) keep the newest position, a chain ends at its first
- * frozen version (INSERT, UPDATE or DELETE with CODEC_FROZEN).  Parts may have
- * any alignment.  complete: nothing older than the last part exists anywhere.
+ * frozen version (INSERT, UPDATE or DELETE with CODEC_FROZEN).  When that one is
+ * a duplicate, its newer twin inherits the flag.  Entries of one part are not
+ * compared with each other.  Parts may have any alignment, but must not lie in
+ * out.  The page is appended at out->len, a multiple of 8.  complete: nothing older than the last part exists anywhere.
  * horizon: fates of transactions, for pruning; NULL (so far always) prunes
  * nothing.  False: a part is damaged, or out of memory; *error then says which.
  */
