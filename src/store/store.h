@@ -30,6 +30,13 @@ extern void StoreAttach(void);
 extern void StoreSetReady(bool ready);	/* worker */
 extern bool StoreIsReady(void);
 
+/*
+ * FATAL, with a hint, when the directory was written by another format version or
+ * belongs to another database cluster.  For the postmaster's shmem_startup_hook, so that
+ * the server stops with one message; the worker checks again.
+ */
+extern void StoreCheckDirectory(void);
+
 /* ---- publishing ------------------------------------------------------------ */
 
 /* One change of one row, as it stands in a WAL record and in an arena. */
@@ -97,7 +104,7 @@ typedef struct StoreChain
 	MembufPage *mpage;
 	const CodecEntry *cur;
 	const CodecPage *image;		/* RocksDB's page or the page image */
-	CodecPage	rocks;
+	const CodecEntry *active_head;	/* newest entry in arena pin.active at Open */
 	int			chain;
 	bool		ended;
 } StoreChain;
@@ -116,7 +123,9 @@ extern const CodecEntry *StoreChainActiveHead(StoreChain *c);
 
 /*
  * The united page (arenas and RocksDB) in page format, copied to out (out->len = 0
- * first).  False: no such page.  Opens and closes a view of its own.
+ * first).  False: no such page.  Opens and closes a view of its own.  Like the pages of a
+ * scan it is not checked here (RocksDB has checked the block): CodecPageOpen it, and
+ * where that says false call StoreRaiseDamagedPage.
  */
 extern bool StoreReadPage(OrbitStorageId storage, BlockNumber page, CodecBuf *out);
 
@@ -130,6 +139,8 @@ extern StoreScan *StoreScanBegin(OrbitStorageId storage, BlockNumber first, Bloc
 								 bool backward);
 extern bool StoreScanNext(StoreScan *s, BlockNumber *page, CodecBuf *out);
 extern void StoreScanEnd(StoreScan *s);
+/* ereport(ERROR) XX001 that names storage and page. */
+extern void StoreRaiseDamagedPage(OrbitStorageId storage, BlockNumber page) pg_attribute_noreturn();
 /* Drops RocksDB iterators that a scan keeps between calls (end of a statement). */
 extern void StoreReleaseIterators(void);
 
@@ -157,11 +168,13 @@ extern void StoreNoteRow(OrbitStorageId storage, BlockNumber page, int slot);
 
 /*
  * Storage ids.  StoreAllocStorageId hands out the next one; when the logged block is used up
- * it calls *log_block(first unused after the block) which must write and flush the WAL record.
+ * it calls *log_block(first unused after the block) which must write and flush the WAL record
+ * (an LWLock is held meanwhile).  No LWLock held; reserves arena space, so it may wait.
+ * StoreSetNextStorage, raise only, is for redo (startup process); it reserves space too.
  */
 typedef void (*StoreLogBlock) (uint64 next_storage);
 extern OrbitStorageId StoreAllocStorageId(StoreLogBlock log_block);
-extern void StoreSetNextStorage(uint64 next_storage);	/* redo and start: raise only */
+extern void StoreSetNextStorage(uint64 next_storage);
 extern uint64 StoreGetNextStorage(void);
 
 /* ---- flushed-up-to bookkeeping -------------------------------------------------------------- */

@@ -1,0 +1,119 @@
+/*
+ * chain.c: one row's entries, newest first: the view's arenas from the active one
+ * down, then RocksDB's page.
+ *
+ * The walk ends behind an INSERT or a frozen version without looking further: slots
+ * are never reused, so nothing older can exist that matters.  Rows inserted since
+ * the last flush are therefore read without RocksDB.
+ *
+ * The head of the active arena is read once, at Open.  The walk starts from it, and
+ * a writer compares it again under the row's lock: what it decided on is what it saw.
+ */
+#include "postgres.h"
+
+#include "store/store_internal.h"
+
+static const CodecEntry *
+ArenaHead(StoreChain *c, uint64 seq)
+{
+	c->mpage = MembufPageLookup(seq, c->storage, c->page);
+	return c->mpage != NULL ? MembufPageNewest(c->mpage, c->slot) : NULL;
+}
+
+void
+StoreChainOpen(StoreChain *c, StoreView *v, OrbitStorageId storage, BlockNumber page, int slot)
+{
+	c->view = v;
+	c->storage = storage;
+	c->page = page;
+	c->slot = slot;
+	c->image = NULL;
+	c->chain = 0;
+	c->active_head = ArenaHead(c, v->pin.active);
+	StoreChainRewind(c);
+}
+
+void
+StoreChainOpenPage(StoreChain *c, const CodecPage *image, int chain)
+{
+	c->view = NULL;
+	c->storage = ORBIT_INVALID_STORAGE;
+	c->page = InvalidBlockNumber;
+	c->image = image;
+	c->chain = chain;
+	c->active_head = NULL;
+	c->mpage = NULL;
+	(void) CodecPageChain(image, chain, &c->slot);
+	StoreChainRewind(c);
+}
+
+void
+StoreChainRewind(StoreChain *c)
+{
+	c->seq = c->view != NULL ? c->view->pin.active : 0;
+	c->cur = NULL;
+	c->ended = false;
+}
+
+const CodecEntry *
+StoreChainActiveHead(StoreChain *c)
+{
+	return c->active_head;
+}
+
+/* The next entry in the arenas; NULL: go on in RocksDB. */
+static const CodecEntry *
+NextInArenas(StoreChain *c)
+{
+	const CodecEntry *e;
+
+	e = c->cur != NULL ? MembufOlder(c->seq, c->cur) : c->active_head;
+	while (e == NULL && c->seq > c->view->pin.oldest)
+		e = ArenaHead(c, --c->seq);
+	return e;
+}
+
+static const CodecEntry *
+RocksHead(StoreChain *c)
+{
+	c->image = StoreCachedPage(c->view, c->storage, c->page);
+	return c->image != NULL ? CodecPageFind(c->image, c->slot, &c->chain) : NULL;
+}
+
+static inline bool
+IsBottom(const CodecEntry *e)
+{
+	CodecKind	kind = CodecEntryKind(e);
+
+	return kind == CODEC_INSERT ||
+		((e->kind_flags & CODEC_FROZEN) && (kind == CODEC_UPDATE || kind == CODEC_DELETE));
+}
+
+const CodecEntry *
+StoreChainNext(StoreChain *c)
+{
+	const CodecEntry *e;
+
+	if (c->ended || (c->cur != NULL && IsBottom(c->cur)))
+	{
+		c->ended = true;
+		return NULL;
+	}
+	if (c->seq != 0)
+	{
+		e = NextInArenas(c);
+		if (e == NULL)
+		{
+			c->seq = 0;
+			e = RocksHead(c);
+		}
+	}
+	else if (c->cur != NULL)
+		e = CodecPageOlder(c->image, c->chain, c->cur);
+	else
+		e = CodecPageChain(c->image, c->chain, &c->slot);
+
+	c->cur = e;
+	c->ended = e == NULL;
+	return e;
+}

@@ -1,0 +1,346 @@
+/*
+ * flush.c: one sealed arena -> RocksDB, in one atomic ingest.
+ *
+ * Order, and what a crash after each step leaves:
+ *
+ *   1. XLogFlush past the arena's last record (K10)    nothing
+ *   2. the batch: pages, counters, records, `flushed`  files in stage/, cleaned at open
+ *   3. KvBatchCommit                                   all of it, F included
+ *   4. F in shared memory, MembufRelease               the same
+ *   5. counters marked as persisted                    the same
+ *
+ * Step 5 follows step 4: an entry may leave the counters' table only when every reader
+ * is bound to a generation that has its record.
+ *
+ * Each ingest carries the `flushed` record of pg_metadata.  The counters of every
+ * storage in the arena are written, with next_page from the shared allocation word as
+ * it is now: it may be ahead of the arena, never behind.
+ *
+ * Failures come back as a status; nothing has changed then and the caller tries
+ * again.  Should an ingest have happened in spite of the failure, the second one
+ * finds the higher put_mark, merges the same entries, and they count once.
+ */
+#include "postgres.h"
+
+#include <stdlib.h>
+
+#include "access/xlog.h"
+#include "access/xlogrecovery.h"
+
+#include "store/store_internal.h"
+
+#define RECORD_KEY_SIZE		16
+
+/* A record of the flush itself, to be merged with those of the arena. */
+typedef struct FlushRecord
+{
+	char		key[RECORD_KEY_SIZE];
+	Size		keylen;
+	const void *value;			/* NULL: nothing, and the arena's is left out */
+	Size		len;
+} FlushRecord;
+
+/* ---- WAL before data ----------------------------------------------------------------- */
+
+static void
+FlushWal(XLogRecPtr lsn)
+{
+	if (XLogRecPtrIsInvalid(lsn))
+		return;					/* nothing logged in the arena */
+
+	/*
+	 * While WAL that lies on disk is replayed after a crash it is durable already,
+	 * and a call would tell this process for good that it has no minimum recovery
+	 * point to keep.  In archive recovery the call moves that point.
+	 */
+	if (GetRecoveryState() != RECOVERY_STATE_CRASH)
+		XLogFlush(lsn);
+}
+
+static TimeLineID
+CurrentTimeline(void)
+{
+	TimeLineID	tli = 0;
+
+	if (!RecoveryInProgress())
+		return GetWALInsertionTimeLine();
+	(void) GetXLogReplayRecPtr(&tli);
+	return tli;
+}
+
+/* ---- key/value families ---------------------------------------------------------------- */
+
+static int
+CompareKeys(const char *a, Size alen, const char *b, Size blen)
+{
+	int			c = memcmp(a, b, Min(alen, blen));
+
+	return c != 0 ? c : alen < blen ? -1 : alen > blen;
+}
+
+static void
+WriteArenaValue(KvBatch *batch, OrbitFamily family, MembufIter *it,
+				const char *key, Size keylen, KvStatus *st)
+{
+	MembufOp	op;
+	const char *value;
+	Size		len;
+
+	MembufIterValue(it, &op, &value, &len);
+	if (op == MEMBUF_PUT)
+		KvBatchPut(batch, family, key, keylen, value, len, st);
+	else
+		KvBatchDelete(batch, family, key, keylen, st);
+}
+
+/*
+ * The newest value of each key that the arena has in the family (seq 0: no arena),
+ * merged with the flush's own records, which win.  Both ascend.
+ */
+static void
+WriteFamily(KvBatch *batch, uint64 seq, OrbitFamily family,
+			const FlushRecord *records, int n, KvStatus *st)
+{
+	MembufIter	it;
+	bool		on = false;
+	int			i = 0;
+
+	if (seq != 0)
+	{
+		MembufIterInit(&it, seq);
+		on = MembufIterSeek(&it, family, "\0", 1);
+	}
+	while (st->code == KV_OK)
+	{
+		const char *key = NULL;
+		Size		keylen = 0;
+		int			order;
+
+		on = on && MembufIterKey(&it, &key, &keylen) == family;
+		if (!on && i >= n)
+			break;
+		order = !on ? 1 : i >= n ? -1 :
+			CompareKeys(key, keylen, records[i].key, records[i].keylen);
+		if (order < 0)
+			WriteArenaValue(batch, family, &it, key, keylen, st);
+		else
+		{
+			if (records[i].value != NULL)
+				KvBatchPut(batch, family, records[i].key, records[i].keylen,
+						   records[i].value, records[i].len, st);
+			i++;
+		}
+		if (order <= 0)
+			on = MembufIterNext(&it);
+	}
+}
+
+/* ---- counters ------------------------------------------------------------------------------ */
+
+static int
+CompareStorages(const void *a, const void *b)
+{
+	OrbitStorageId x = ((const FlushStorage *) a)->storage;
+	OrbitStorageId y = ((const FlushStorage *) b)->storage;
+
+	return x < y ? -1 : x > y;
+}
+
+/*
+ * When the shared table is crowded, storages that the arena does not touch have
+ * their counters written too, so that they can leave it: an allocation whose row
+ * never came would keep its entry for ever.
+ */
+static void
+AddCrowd(KvDb *db, FlushResult *r, KvStatus *st)
+{
+	int			touched = r->nstorages;
+	int			n;
+	OrbitStorageId *ids = StoreCountersCrowd(&n);
+	FlushStorage *more = n > 0 ? realloc(r->storages, (touched + n) * sizeof(FlushStorage)) : NULL;
+
+	if (more == NULL)
+	{
+		free(ids);				/* none, or no memory: not needed for this flush */
+		return;
+	}
+	r->storages = more;
+	for (int i = 0; i < n && st->code == KV_OK; i++)
+	{
+		FlushStorage key = {.storage = ids[i]};
+
+		if (touched > 0 &&
+			bsearch(&key, more, touched, sizeof(FlushStorage), CompareStorages) != NULL)
+			continue;
+		StoreReadCounters(db, ids[i], &key.counters, st);
+		more[r->nstorages++] = key;
+	}
+	free(ids);
+	if (r->nstorages > touched)
+		qsort(more, r->nstorages, sizeof(FlushStorage), CompareStorages);
+}
+
+static void
+WriteTables(KvDb *db, KvBatch *batch, uint64 seq, FlushResult *r, KvStatus *st)
+{
+	FlushRecord *records;
+
+	AddCrowd(db, r, st);
+	if (st->code != KV_OK)
+		return;
+	records = calloc(Max(r->nstorages, 1), sizeof(FlushRecord));
+	if (records == NULL)
+	{
+		StoreFillStatus(st, KV_NO_MEMORY, "out of memory while writing counters");
+		return;
+	}
+	for (int i = 0; i < r->nstorages; i++)
+	{
+		FlushStorage *s = &r->storages[i];
+
+		s->counters.next_page = Max(s->counters.next_page, StoreCountersNeed(s->storage));
+		CodecStorageKey(records[i].key, s->storage, CODEC_RECORD_COUNTERS);
+		records[i].keylen = CODEC_STORAGE_KEY_SIZE;
+		records[i].value = &s->counters;
+		records[i].len = sizeof(CodecCounters);
+	}
+	WriteFamily(batch, seq, ORBIT_PG_TABLES, records, r->nstorages, st);
+	free(records);
+}
+
+/* ---- metadata -------------------------------------------------------------------------------- */
+
+static void
+WriteMetadata(KvBatch *batch, uint64 seq, XLogRecPtr flushed_lsn, bool clean, KvStatus *st)
+{
+	CodecFlushed f;
+	FlushRecord records[2];
+
+	memset(&f, 0, sizeof(f));
+	f.flushed_lsn = flushed_lsn;
+	f.covered_redo = StoreCoveredRedo();
+	f.next_storage = StoreGetNextStorage();
+	f.timeline = CurrentTimeline();
+	f.clean = clean ? 1 : 0;
+
+	memset(records, 0, sizeof(records));
+	StaticAssertStmt(sizeof(CODEC_META_FLUSHED) <= RECORD_KEY_SIZE &&
+					 sizeof(STORE_META_NEXT_STORAGE) <= RECORD_KEY_SIZE &&
+					 CODEC_STORAGE_KEY_SIZE <= RECORD_KEY_SIZE, "key too long");
+	strcpy(records[0].key, CODEC_META_FLUSHED);
+	records[0].keylen = strlen(CODEC_META_FLUSHED);
+	records[0].value = &f;
+	records[0].len = sizeof(f);
+	strcpy(records[1].key, STORE_META_NEXT_STORAGE);	/* it is in `flushed` */
+	records[1].keylen = strlen(STORE_META_NEXT_STORAGE);
+	WriteFamily(batch, seq, ORBIT_PG_METADATA, records, 2, st);
+}
+
+/* ---- one ingest --------------------------------------------------------------------------------- */
+
+/* Fills the batch; seq 0: metadata alone. */
+static void
+FillBatch(KvDb *db, KvBatch *batch, uint64 seq, XLogRecPtr flushed_lsn,
+		  TransactionId oldest_running, bool clean, FlushResult *r, KvStatus *st)
+{
+	if (seq != 0)
+		StoreFlushPages(db, batch, seq, oldest_running, r, st);
+	if (st->code == KV_OK && seq != 0)
+		WriteFamily(batch, seq, ORBIT_PG_INDEXES, NULL, 0, st);
+	if (st->code == KV_OK)
+		WriteTables(db, batch, seq, r, st);
+	if (st->code == KV_OK)
+		WriteMetadata(batch, seq, flushed_lsn, clean, st);
+}
+
+/* On KV_OK everything is in RocksDB at *generation; r->storages is to be freed. */
+static void
+Ingest(KvDb *db, uint64 seq, XLogRecPtr flushed_lsn, TransactionId oldest_running,
+	   bool clean, FlushResult *r, uint64 *generation, KvStatus *st)
+{
+	KvBatch    *batch;
+
+	memset(r, 0, sizeof(*r));
+	st->code = KV_OK;
+	batch = KvBatchBegin(db, st);
+	if (batch == NULL)
+	{
+		if (st->code == KV_OK)
+			StoreFillStatus(st, KV_NO_MEMORY, "out of memory");
+		return;
+	}
+	if (st->code == KV_OK)
+		FillBatch(db, batch, seq, flushed_lsn, oldest_running, clean, r, st);
+	OrbitStopPoint("flush-before-ingest");
+	if (st->code == KV_OK && OrbitStopArmed() && OrbitStopFails("flush-no-space"))
+		StoreFillStatus(st, KV_NO_SPACE, "No space left on device (made up by a test)");
+	if (st->code != KV_OK)
+	{
+		KvBatchAbort(batch);
+		return;
+	}
+	KvBatchCommit(batch, generation, st);
+	if (st->code == KV_OK)
+		OrbitStopPoint("flush-after-ingest");
+}
+
+static void
+CountersPersisted(const FlushResult *r)
+{
+	for (int i = 0; i < r->nstorages; i++)
+		StoreCountersPersisted(r->storages[i].storage, r->storages[i].counters.next_page);
+}
+
+static void
+CountFlush(const FlushResult *r)
+{
+	pg_atomic_fetch_add_u64(&store_shared->flushes, 1);
+	pg_atomic_fetch_add_u64(&store_shared->pages_put, r->pages_put);
+	pg_atomic_fetch_add_u64(&store_shared->pages_merged, r->pages_merged);
+	pg_atomic_fetch_add_u64(&store_shared->flushed_bytes, r->bytes);
+}
+
+void
+StoreFlushOldest(KvDb *db, TransactionId oldest_running, bool clean_shutdown, KvStatus *st)
+{
+	uint64		oldest;
+	uint64		active;
+	uint64		generation = 0;
+	XLogRecPtr	flushed_lsn;
+	MembufArenaInfo info;
+	FlushResult r;
+
+	StoreFillStatus(st, KV_OK, "");
+	MembufGetRange(&oldest, &active);
+	if (oldest >= active || !MembufArenaGetInfo(oldest, &info))
+		return;					/* nothing is sealed */
+	Assert(info.sealed);
+
+	FlushWal(info.max_lsn);		/* may ereport: before anything is begun */
+	flushed_lsn = Max(StoreFlushedLsn(), info.max_lsn);
+	Ingest(db, oldest, flushed_lsn, oldest_running, clean_shutdown, &r, &generation, st);
+	if (st->code == KV_OK)
+	{
+		(void) StoreRaiseAtomic(&store_shared->flushed_lsn, flushed_lsn);
+		MembufRelease(oldest, generation);
+		CountersPersisted(&r);
+		CountFlush(&r);
+	}
+	free(r.storages);
+}
+
+void
+StoreBumpGeneration(KvDb *db, bool clean_shutdown, KvStatus *st)
+{
+	uint64		generation = 0;
+	FlushResult r;
+
+	StoreFillStatus(st, KV_OK, "");
+	Ingest(db, 0, StoreFlushedLsn(), InvalidTransactionId, clean_shutdown, &r, &generation, st);
+	if (st->code == KV_OK)
+	{
+		MembufRaiseGeneration(generation);
+		CountersPersisted(&r);
+	}
+	free(r.storages);
+}

@@ -1,0 +1,499 @@
+/*
+ * scan.c: whole pages, united over the write buffers and RocksDB.
+ *
+ * A scan holds a view only inside StoreScanNext.  Between calls it keeps
+ *
+ *   its position   the next page that may be returned: all that correctness needs
+ *   an iterator    of RocksDB; it serves as long as no arena has been released that it
+ *                  misses: pin.generation <= its generation.  Then, and when the
+ *                  process's handle moves, it goes and is made anew at the position.
+ *   cursors        in arenas, one for each; a cursor set while its arena was sealed
+ *                  stays right until the arena is released, for then nothing is
+ *                  added.  In the active arena the position is sought every time.
+ *
+ * An iterator that ends with an error is never taken for the end of the table (K20).
+ *
+ * Iterators are malloc'ed by RocksDB, scans live in memory contexts: each scan has a
+ * context of its own whose reset callback frees the iterator, so a scan that an
+ * ERROR leaves behind leaks nothing.
+ */
+#include "postgres.h"
+
+#include "lib/ilist.h"
+#include "utils/memutils.h"
+
+#include "store/store_internal.h"
+
+#define SCRATCH_KEEP	((Size) 1024 * 1024)	/* scratch kept over a transaction's end */
+
+/* Of a scan that would only push everything else out of the block cache. */
+#define LARGE_SCAN_READAHEAD	((Size) 1024 * 1024)
+
+typedef struct ArenaCursor
+{
+	uint64		seq;			/* 0: unused */
+	bool		settled;		/* set while the arena was sealed */
+	bool		ended;
+	BlockNumber page;			/* where it stands, unless ended */
+	MembufIter	it;
+} ArenaCursor;
+
+struct StoreScan
+{
+	MemoryContext context;
+	MemoryContextCallback callback;
+	dlist_node	node;			/* in `scans` */
+	OrbitStorageId storage;
+	BlockNumber first;
+	BlockNumber last;
+	bool		backward;
+	bool		ended;
+	BlockNumber position;
+
+	KvIter	   *iter;
+	Size		readahead;
+	uint64		iter_generation;	/* of iter, or of rocks_ended */
+	bool		rocks_ended;	/* no page from the position on at iter_generation */
+	BlockNumber rocks_page;		/* where iter stands */
+
+	int			ncursors;
+	ArenaCursor *cursors;		/* of arena s: cursors[s % ncursors] */
+};
+
+static dlist_head scans = DLIST_STATIC_INIT(scans);
+static int	iterators = 0;
+
+/* Pages built from arenas, one behind the other. */
+static CodecBuf scratch;
+
+/* ---- iterators --------------------------------------------------------------------- */
+
+static void
+DropIterator(StoreScan *s)
+{
+	if (s->iter == NULL)
+		return;
+	KvIterDestroy(s->iter);
+	s->iter = NULL;
+	iterators--;
+}
+
+void
+StoreDropIterators(void)
+{
+	dlist_iter	it;
+
+	dlist_foreach(it, &scans)
+		DropIterator(dlist_container(StoreScan, node, it.cur));
+	Assert(iterators == 0);
+}
+
+int
+StoreIteratorCount(void)
+{
+	return iterators;
+}
+
+static void
+ScanContextReset(void *arg)
+{
+	StoreScan  *s = arg;
+
+	DropIterator(s);
+	dlist_delete(&s->node);
+}
+
+static void
+CreateIterator(StoreScan *s, KvDb *handle)
+{
+	char		lower[CODEC_PAGE_KEY_SIZE];
+	char		upper[CODEC_PAGE_KEY_SIZE + 1];
+	KvStatus	st;
+
+	CodecPageKey(lower, s->storage, s->first);
+	CodecPageKey(upper, s->storage, s->last);
+	upper[CODEC_PAGE_KEY_SIZE] = '\0';	/* the bound is exclusive: just behind */
+	st.code = KV_OK;
+	s->iter = KvIterCreate(handle, ORBIT_PG_DATA, lower, sizeof(lower),
+						   upper, sizeof(upper), s->readahead, &st);
+	if (s->iter == NULL)
+	{
+		if (st.code == KV_OK)
+			StoreOutOfMemory();
+		StoreViewFailed(&st, "could not read from RocksDB storage");
+	}
+	iterators++;
+}
+
+/* ---- building pages from arenas -------------------------------------------------------- */
+
+/* Appends the arena's page to out; *rows: how many.  False: out of memory or too large. */
+static bool
+BuildArenaPage(uint64 seq, MembufPage *page, CodecBuf *out, int *rows)
+{
+	CodecBuilder b;
+	const CodecEntry *e;
+	int			slot = 0;
+	bool		ok = true;
+
+	*rows = 0;
+	CodecBuildBegin(&b, out);
+	while (ok && (slot = MembufPageNextSlot(seq, page, slot, &e)) != 0)
+	{
+		ok = CodecBuildChain(&b, slot);
+		for (; ok && e != NULL; e = MembufOlder(seq, e))
+			ok = CodecBuildEntry(&b, e);
+		(*rows)++;
+	}
+	ok = ok && CodecBuildFinish(&b);
+	CodecBuildFree(&b);
+	return ok;
+}
+
+typedef struct PageParts
+{
+	int			n;
+	Size		offset[STORE_MAX_ARENAS];	/* in scratch */
+} PageParts;
+
+static void
+PartsBegin(PageParts *p)
+{
+	scratch.len = 0;
+	p->n = 0;
+}
+
+static void
+PartsAdd(PageParts *p, uint64 seq, MembufPage *page)
+{
+	Size		start = scratch.len;
+	int			rows;
+
+	Assert(p->n < STORE_MAX_ARENAS);
+	if (!BuildArenaPage(seq, page, &scratch, &rows))
+		StoreOutOfMemory();
+	if (rows > 0)
+		p->offset[p->n++] = start;
+	else
+		scratch.len = start;	/* just begun: no row to be seen yet */
+}
+
+/*
+ * Writes the united page to out.  rocks: RocksDB's value or NULL.  False: there
+ * is no such page.
+ */
+static bool
+PartsUnite(PageParts *p, const char *rocks, Size rockslen,
+		   OrbitStorageId storage, BlockNumber page, CodecBuf *out)
+{
+	CodecPart	parts[STORE_MAX_ARENAS + 1];
+	const char *error = "";
+
+	out->len = 0;
+	if (p->n == 0)
+	{
+		if (rocks != NULL && !CodecBufAppend(out, rocks, rockslen))
+			StoreOutOfMemory();
+		return rocks != NULL;
+	}
+	if (p->n == 1 && rocks == NULL)
+	{
+		if (!CodecBufAppend(out, scratch.data, scratch.len))
+			StoreOutOfMemory();
+		return true;
+	}
+	for (int i = 0; i < p->n; i++)
+	{
+		parts[i].data = scratch.data + p->offset[i];
+		parts[i].len = (i + 1 < p->n ? p->offset[i + 1] : scratch.len) - p->offset[i];
+	}
+	if (rocks != NULL)
+	{
+		parts[p->n].data = rocks;
+		parts[p->n].len = rockslen;
+	}
+	if (!CodecUnite(parts, p->n + (rocks != NULL), true, NULL, out, &error))
+	{
+		CodecPage	check;
+
+		if (rocks != NULL && !CodecPageOpen(&check, rocks, rockslen))
+			StoreRaiseDamagedPage(storage, page);
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("could not read page %u of storage " UINT64_FORMAT ": %s",
+						page, storage, error)));
+	}
+	return true;
+}
+
+void
+StoreScanShrink(void)
+{
+	if (scratch.cap > SCRATCH_KEEP)
+		CodecBufFree(&scratch);
+}
+
+/* ---- one page ------------------------------------------------------------------------------ */
+
+bool
+StoreReadPage(OrbitStorageId storage, BlockNumber page, CodecBuf *out)
+{
+	static CodecBuf value;		/* static: nothing to free on ERROR */
+	StoreView	v;
+	PageParts	parts;
+	char		key[CODEC_PAGE_KEY_SIZE];
+	KvDb	   *handle;
+	uint64		g;
+	bool		found;
+
+	StoreViewOpen(&v);
+	PartsBegin(&parts);
+	for (uint64 seq = v.pin.active; seq >= v.pin.oldest; seq--)
+	{
+		MembufPage *p = MembufPageLookup(seq, storage, page);
+
+		if (p != NULL)
+			PartsAdd(&parts, seq, p);
+	}
+
+	CodecPageKey(key, storage, page);
+	handle = StoreViewProve(&v, &g);
+	if (parts.n == 0)
+		found = StoreRocksGet(handle, ORBIT_PG_DATA, key, sizeof(key), out);
+	else
+	{
+		bool		rocks = StoreRocksGet(handle, ORBIT_PG_DATA, key, sizeof(key), &value);
+
+		found = PartsUnite(&parts, rocks ? value.data : NULL, value.len, storage, page, out);
+	}
+	StoreViewClose(&v);
+	return found;
+}
+
+/* ---- RocksDB's side of a scan ------------------------------------------------------------------ */
+
+/* Reads where the iterator stands now. */
+static void
+NoteRocksPosition(StoreScan *s)
+{
+	const char *key;
+	size_t		len;
+	OrbitStorageId storage;
+	KvStatus	st;
+
+	if (KvIterValid(s->iter))
+	{
+		KvIterKey(s->iter, &key, &len);
+		if (!CodecPageKeyParse(key, len, &storage, &s->rocks_page) || storage != s->storage)
+		{
+			StoreFillStatus(&st, KV_CORRUPTION, "unexpected key in column family pg_data");
+			StoreViewFailed(&st, "could not read from RocksDB storage");
+		}
+		return;
+	}
+	st.code = KV_OK;
+	KvIterStatus(s->iter, &st);
+	if (st.code != KV_OK)
+		StoreViewFailed(&st, "could not read from RocksDB storage");
+	s->rocks_ended = true;
+	DropIterator(s);			/* lets go of its files */
+}
+
+static void
+SeekRocks(StoreScan *s, KvDb *handle, uint64 generation)
+{
+	char		key[CODEC_PAGE_KEY_SIZE];
+
+	DropIterator(s);
+	CreateIterator(s, handle);
+	s->iter_generation = generation;
+	s->rocks_ended = false;
+	CodecPageKey(key, s->storage, s->position);
+	if (s->backward)
+		KvIterSeekForPrev(s->iter, key, sizeof(key));
+	else
+		KvIterSeek(s->iter, key, sizeof(key));
+	NoteRocksPosition(s);
+}
+
+/* Brings the iterator to the position; false: RocksDB has no page from there on. */
+static bool
+AdvanceRocks(StoreScan *s, StoreView *v)
+{
+	if (v->pin.generation == 0)
+		return false;
+	if (s->iter_generation < v->pin.generation || (s->iter == NULL && !s->rocks_ended))
+	{
+		uint64		generation;
+		KvDb	   *handle = StoreViewProve(v, &generation);
+
+		SeekRocks(s, handle, generation);
+	}
+	while (!s->rocks_ended &&
+		   (s->backward ? s->rocks_page > s->position : s->rocks_page < s->position))
+	{
+		if (s->backward)
+			KvIterPrev(s->iter);
+		else
+			KvIterNext(s->iter);
+		NoteRocksPosition(s);
+	}
+	return !s->rocks_ended;
+}
+
+/* ---- the arenas' side of a scan ---------------------------------------------------------------- */
+
+/* Is the node it stands on (if any) a page of the scan? */
+static void
+NoteArenaPosition(StoreScan *s, ArenaCursor *c, bool on_node)
+{
+	const char *key;
+	Size		len;
+	OrbitStorageId storage;
+
+	c->ended = true;
+	if (!on_node || MembufIterKey(&c->it, &key, &len) != ORBIT_PG_DATA ||
+		!CodecPageKeyParse(key, len, &storage, &c->page) || storage != s->storage)
+		return;
+	c->ended = s->backward ? c->page < s->first : c->page > s->last;
+}
+
+static bool
+AdvanceArena(StoreScan *s, ArenaCursor *c, uint64 seq, bool sealed)
+{
+	if (c->seq != seq || !c->settled)
+	{
+		char		key[CODEC_PAGE_KEY_SIZE];
+
+		c->seq = seq;
+		c->settled = sealed;
+		CodecPageKey(key, s->storage, s->position);
+		MembufIterInit(&c->it, seq);
+		NoteArenaPosition(s, c, s->backward ?
+						  MembufIterSeekForPrev(&c->it, ORBIT_PG_DATA, key, sizeof(key)) :
+						  MembufIterSeek(&c->it, ORBIT_PG_DATA, key, sizeof(key)));
+	}
+	while (!c->ended && (s->backward ? c->page > s->position : c->page < s->position))
+		NoteArenaPosition(s, c, s->backward ? MembufIterPrev(&c->it) : MembufIterNext(&c->it));
+	return !c->ended;
+}
+
+/* ---- scans ------------------------------------------------------------------------------------------ */
+
+static Size
+Readahead(OrbitStorageId storage, BlockNumber first, BlockNumber last)
+{
+	uint64		end = Min((uint64) last + 1, StorePageCount(storage));
+	uint64		cache = (uint64) orbit_block_cache_size * 1024;
+
+	return end > first && (end - first) * ORBIT_PAGE_BYTES > cache ? LARGE_SCAN_READAHEAD : 0;
+}
+
+StoreScan *
+StoreScanBegin(OrbitStorageId storage, BlockNumber first, BlockNumber last, bool backward)
+{
+	MemoryContext context;
+	StoreScan  *s;
+
+	context = AllocSetContextCreate(CurrentMemoryContext, "orbit scan", ALLOCSET_SMALL_SIZES);
+	s = MemoryContextAllocZero(context, sizeof(StoreScan));
+	s->context = context;
+	s->storage = storage;
+	s->first = first;
+	s->last = last;
+	s->backward = backward;
+	s->position = backward ? last : first;
+	s->ended = first > last;
+	s->readahead = Readahead(storage, first, last);
+	s->ncursors = orbit_max_write_buffers;
+	s->cursors = MemoryContextAllocZero(context, s->ncursors * sizeof(ArenaCursor));
+
+	dlist_push_head(&scans, &s->node);
+	s->callback.func = ScanContextReset;
+	s->callback.arg = s;
+	MemoryContextRegisterResetCallback(context, &s->callback);
+	return s;
+}
+
+/* The nearest page from the position on; false: none. */
+static bool
+NextPage(StoreScan *s, StoreView *v, BlockNumber *page)
+{
+	bool		found = AdvanceRocks(s, v);
+
+	if (found)
+		*page = s->rocks_page;
+	for (uint64 seq = v->pin.oldest; seq <= v->pin.active; seq++)
+	{
+		ArenaCursor *c = &s->cursors[seq % s->ncursors];
+
+		if (!AdvanceArena(s, c, seq, seq < v->pin.active))
+			continue;
+		if (!found || (s->backward ? c->page > *page : c->page < *page))
+			*page = c->page;
+		found = true;
+	}
+	return found;
+}
+
+/* The page's bytes; false: it has no row yet. */
+static bool
+CopyPage(StoreScan *s, StoreView *v, BlockNumber page, CodecBuf *out)
+{
+	const char *rocks = NULL;
+	size_t		len = 0;
+	PageParts	parts;
+
+	PartsBegin(&parts);
+	for (uint64 seq = v->pin.active; seq >= v->pin.oldest; seq--)
+	{
+		ArenaCursor *c = &s->cursors[seq % s->ncursors];
+
+		if (!c->ended && c->page == page)
+			PartsAdd(&parts, seq, MembufIterPage(&c->it));
+	}
+	if (s->iter != NULL && s->rocks_page == page && v->pin.generation != 0)
+		KvIterValue(s->iter, &rocks, &len);
+	return PartsUnite(&parts, rocks, len, s->storage, page, out);
+}
+
+static void
+MovePast(StoreScan *s, BlockNumber page)
+{
+	if (page == (s->backward ? s->first : s->last))
+		s->ended = true;
+	else
+		s->position = s->backward ? page - 1 : page + 1;
+}
+
+bool
+StoreScanNext(StoreScan *s, BlockNumber *page, CodecBuf *out)
+{
+	StoreView	v;
+	bool		found = false;
+
+	if (s->ended)
+		return false;
+	StoreViewOpen(&v);
+	while (!found && !s->ended)
+	{
+		if (!NextPage(s, &v, page))
+			s->ended = true;
+		else
+		{
+			found = CopyPage(s, &v, *page, out);
+			MovePast(s, *page);
+		}
+	}
+	if (s->ended)
+		DropIterator(s);
+	StoreViewClose(&v);
+	return found;
+}
+
+void
+StoreScanEnd(StoreScan *s)
+{
+	MemoryContextDelete(s->context);	/* the callback does the rest */
+	StoreUnpublish();
+}

@@ -1,0 +1,144 @@
+/*
+ * store/store_internal.h: private to src/store.
+ *
+ * attach.c     shared state, readiness, where the directory is
+ * format.c     the FORMAT file
+ * storageid.c  storage ids
+ * publish.c    items -> arena
+ * view.c       the process's RocksDB handle and its read view
+ * pagecache.c  the last pages read by point reads
+ * chain.c      one row
+ * scan.c       pages
+ * counters.c   allocation words
+ * flush.c      arena -> RocksDB; flushpages.c builds its pages
+ * primary.c    opening and closing the primary instance
+ */
+#ifndef ORBIT_STORE_INTERNAL_H
+#define ORBIT_STORE_INTERNAL_H
+
+#include "postgres.h"
+
+#include "port/atomics.h"
+#include "storage/lwlock.h"
+
+#include "base/base.h"
+#include "store/store.h"
+
+/* Most arenas that a view can have: the upper limit of orbit.max_write_buffers. */
+#define STORE_MAX_ARENAS	64
+
+/* ---- shared state (attach.c) ------------------------------------------------ */
+
+typedef struct StoreShared
+{
+	/* atomic */
+	pg_atomic_uint32 ready;
+	pg_atomic_uint64 flushed_lsn;	/* F */
+	pg_atomic_uint64 covered_redo;
+	pg_atomic_uint64 logged_storage;	/* storage ids below may be in use; raised
+										 * before the WAL record is inserted */
+	pg_atomic_uint64 flushes;
+	pg_atomic_uint64 pages_put;
+	pg_atomic_uint64 pages_merged;
+	pg_atomic_uint64 flushed_bytes;
+
+	/* guarded by id_lock */
+	LWLock		id_lock;
+	uint64		next_storage;	/* next id to hand out */
+	uint64		limit_storage;	/* first id that is not yet logged */
+} StoreShared;
+
+extern StoreShared *store_shared;
+
+/* Raises an atomic to at least value; returns the greater of both. */
+extern uint64 StoreRaiseAtomic(pg_atomic_uint64 *a, uint64 value);
+/* One nap of at most ms in a wait loop, with the interrupts of this kind of process
+ * handled; in the startup process it also makes sure that a worker is started. */
+extern void StoreNap(long ms);
+
+/* ---- the FORMAT file (format.c) ---------------------------------------------- */
+
+/* False: there is none.  FATAL when it is not ours. */
+extern bool StoreFormatCheck(void);
+extern void StoreFormatWrite(void); /* durable; ERROR */
+extern void StoreFormatMismatch(uint32 format) pg_attribute_noreturn();
+extern void StoreSystemMismatch(uint64 system) pg_attribute_noreturn();
+
+/* ---- the view (view.c) --------------------------------------------------------- */
+
+/*
+ * Brings the process's RocksDB handle to the view's generation and proves it; returns
+ * it with the generation that it stands at.  NULL: nothing was ever flushed, RocksDB
+ * holds nothing the view could need.
+ */
+extern KvDb *StoreViewProve(StoreView *v, uint64 *generation);
+/* Raises a failed read as ERROR; the handle will be opened afresh. */
+extern void StoreViewFailed(const KvStatus *st, const char *doing) pg_attribute_noreturn();
+/* Takes the published reader generation back if neither view nor iterator needs it. */
+extern void StoreUnpublish(void);
+/* Generation of the handle, 0 when it has none: what cached pages are worth. */
+extern uint64 StoreViewGeneration(void);
+extern void StoreUsePrimary(KvDb *db);	/* NULL: no more */
+
+/* Value of a key in RocksDB alone.  NULL `handle`: not found. */
+extern bool StoreRocksGet(KvDb *handle, OrbitFamily family, const char *key, Size keylen,
+						  CodecBuf *out);
+extern void StoreOutOfMemory(void) pg_attribute_noreturn();
+
+/* ---- cached pages (pagecache.c) --------------------------------------------------- */
+
+/* RocksDB's page, checked, or NULL; lives until the view is closed. */
+extern const CodecPage *StoreCachedPage(StoreView *v, OrbitStorageId storage, BlockNumber page);
+extern void StoreCacheDrop(void);	/* the handle has moved */
+extern void StoreCacheViewClosed(void);
+
+/* ---- iterators kept by scans (scan.c) ----------------------------------------------- */
+
+extern void StoreDropIterators(void);	/* destroys them all */
+extern int	StoreIteratorCount(void);
+extern void StoreScanShrink(void);	/* frees scratch memory that grew large */
+
+/* ---- counters for the flush (counters.c) ---------------------------------------------- */
+
+extern Size StoreCountersShmemSize(void);
+extern void StoreCountersShmemInit(void);
+/* First page from which on nothing has been handed out; 0 when the storage is not in
+ * the table. */
+extern BlockNumber StoreCountersNeed(OrbitStorageId storage);
+/* `next_page` is in RocksDB, and readers are bound to a generation that has it. */
+extern void StoreCountersPersisted(OrbitStorageId storage, BlockNumber next_page);
+/* Storages whose need is not persisted, if the table is so full that the flush should
+ * write them all (else none).  malloc'ed, *n of them; NULL also when out of memory. */
+extern OrbitStorageId *StoreCountersCrowd(int *n);
+/* Reads and checks a counter record; false: damaged. */
+extern bool StoreCountersParse(const char *value, Size len, CodecCounters *c);
+
+/* ---- the flush's pages (flushpages.c) --------------------------------------------------- */
+
+typedef struct FlushStorage
+{
+	OrbitStorageId storage;
+	CodecCounters counters;		/* as read, then as written */
+} FlushStorage;
+
+typedef struct FlushResult
+{
+	FlushStorage *storages;		/* touched, ascending; malloc'ed */
+	int			nstorages;
+	uint64		pages_put;
+	uint64		pages_merged;
+	uint64		bytes;
+} FlushResult;
+
+/* Adds the arena's pages to the batch.  On failure st says why; r->storages is to be
+ * freed in any case. */
+extern void StoreFlushPages(KvDb *db, KvBatch *batch, uint64 seq, TransactionId oldest_running,
+							FlushResult *r, KvStatus *st);
+/* The storage's counters as RocksDB's primary has them, else fresh ones. */
+extern void StoreReadCounters(KvDb *db, OrbitStorageId storage, CodecCounters *c, KvStatus *st);
+extern void StoreFillStatus(KvStatus *st, KvCode code, const char *message);
+
+/* Key of the arena record that makes a logged block of storage ids reach RocksDB. */
+#define STORE_META_NEXT_STORAGE "next_storage"
+
+#endif							/* ORBIT_STORE_INTERNAL_H */
