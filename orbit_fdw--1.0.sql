@@ -2,9 +2,62 @@
 
 \echo Use "CREATE EXTENSION orbit_fdw" to load this file. \quit
 
+/* Says how to preload, before anything is created. */
+CREATE FUNCTION orbit_check_preload() RETURNS void
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT;
+SELECT orbit_check_preload();
+DROP FUNCTION orbit_check_preload();
+
 CREATE FUNCTION orbit_tableam_handler(internal)
 RETURNS table_am_handler
 AS 'MODULE_PATHNAME' LANGUAGE C STRICT;
 
 CREATE ACCESS METHOD orbit TYPE TABLE HANDLER orbit_tableam_handler;
 COMMENT ON ACCESS METHOD orbit IS 'tables in RocksDB';
+
+/* ---- the storage worker ---- */
+
+CREATE FUNCTION orbit_flush() RETURNS void
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION orbit_flush() IS 'flushes the write buffers of orbit tables to RocksDB';
+REVOKE EXECUTE ON FUNCTION orbit_flush() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orbit_flush() TO pg_checkpoint;
+
+CREATE FUNCTION orbit_stat_write_buffers(
+	OUT seq bigint,
+	OUT state text,
+	OUT used bigint,
+	OUT size bigint,
+	OUT max_lsn pg_lsn)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED ROWS 4;
+COMMENT ON FUNCTION orbit_stat_write_buffers() IS 'write buffers of orbit tables that are not yet in RocksDB';
+
+CREATE FUNCTION orbit_stat_storage(
+	OUT worker_pid integer,
+	OUT generation bigint,
+	OUT flushed_lsn pg_lsn,
+	OUT covered_redo pg_lsn,
+	OUT flushes bigint,
+	OUT pages_put bigint,
+	OUT pages_merged bigint,
+	OUT bytes_flushed bigint,
+	OUT reserve_waits bigint,
+	OUT oldest_seq bigint,
+	OUT active_seq bigint,
+	OUT pinned_buffers integer,
+	OUT retired_files integer,
+	OUT writers integer)
+RETURNS record
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION orbit_stat_storage() IS 'positions and counters of the storage of orbit tables';
+
+CREATE FUNCTION orbit_column_families(
+	OUT name text,
+	OUT files integer,
+	OUT bytes bigint,
+	OUT levels text,
+	OUT estimated_keys bigint)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED ROWS 4;
+COMMENT ON FUNCTION orbit_column_families() IS 'column families of RocksDB';

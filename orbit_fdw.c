@@ -46,6 +46,7 @@ ShmemStartup(void)
 	StoreShmemInit();
 	WorkerShmemInit();
 	LWLockRelease(AddinShmemInitLock);
+	StoreCheckDirectory();
 }
 
 void

@@ -1,8 +1,8 @@
 /*
  * kv/kv.h: RocksDB behind a C interface.  The only folder that includes
- * RocksDB's headers.  Implemented in C++ (rocks.cc) behind extern "C": no C++
+ * RocksDB's headers.  Implemented in C++ (rocks_*.cpp) behind extern "C": no C++
  * exception leaves a function and no function calls PostgreSQL, so no longjmp
- * crosses a C++ frame.  KvRaise (error.c) is the one place where a RocksDB error
+ * crosses a C++ frame.  KvRaise (kv_error.c) is the one place where a RocksDB error
  * becomes an ereport.
  *
  * All signals are blocked while a call may start threads, so that RocksDB's
@@ -93,7 +93,8 @@ extern void KvGet(KvDb *db, OrbitFamily family, const char *key, size_t keylen,
 /*
  * Iterators ignore range deletions (K20) and see one fixed version of the
  * database.  total_order is implied.  readahead: bytes, 0 = RocksDB's own
- * choice.  lower/upper: bounds [lower, upper), copied; NULL: none.
+ * choice; blocks read with it do not enter the block cache.  lower/upper: bounds
+ * [lower, upper), copied; NULL: none.  Generation keys (storage id 0) are never shown.
  * When Valid is false after a move, look at KvIterStatus: an error must not be
  * taken for the end.  Key and value live until the next move.
  */
@@ -144,6 +145,7 @@ extern void KvBatchAbort(KvBatch *b);
  */
 extern void KvUnlinkRetired(KvDb *db, uint64_t min_generation, int *untagged, int *waiting);
 
+/* Rewrites the range down to the lowest level; returns when done. */
 extern void KvCompactRange(KvDb *db, OrbitFamily f, const char *begin, size_t beginlen,
 						   const char *end, size_t endlen, KvStatus *st);	/* NULL: open end */
 extern bool KvIntProperty(KvDb *db, OrbitFamily f, const char *name, uint64_t *value);
@@ -155,7 +157,7 @@ extern void KvBackgroundError(KvDb *db, KvStatus *st);	/* KV_OK when there is no
 extern void KvCheckpoint(KvDb *db, const char *path, KvStatus *st);	/* hard-linked copy */
 extern const char *KvFamilyName(OrbitFamily f);
 
-/* ---- PostgreSQL side (error.c) ------------------------------------------------------- */
+/* ---- PostgreSQL side (kv_error.c) ------------------------------------------------------- */
 
 /* Raises st as an ereport(elevel) with SQLSTATE and hint; `doing` is the errmsg's
  * subject, e.g. "could not read table page".  Returns only if elevel < ERROR. */

@@ -24,8 +24,13 @@
 #include "postgres.h"
 
 #include "access/xlogdefs.h"
+#include "datatype/timestamp.h"
+#include "storage/block.h"
+
 #include "base/ids.h"
 #include "codec/codec.h"
+
+struct Latch;
 
 extern Size MembufShmemSize(void);
 extern void MembufShmemInit(void);	/* shmem_startup_hook, postmaster */
@@ -40,6 +45,10 @@ extern void MembufShmemInit(void);	/* shmem_startup_hook, postmaster */
  * write buffer is full: cancellable in a backend, wakes the worker, survives postmaster
  * death (proc_exit).  ERROR 54000 when bytes exceeds MembufMaxReservation().
  * The reservation is bound to the arena `seq` that was active.
+ *
+ * It ends with the first MembufLeaveWrite after a MembufReservationLive that said true or
+ * a publication from it: what is left of it goes to the next reservation of this
+ * process and r->seq becomes 0, so r must still be there then. Never reserve while pinned.
  */
 typedef struct MembufReservation
 {
@@ -49,6 +58,8 @@ typedef struct MembufReservation
 } MembufReservation;
 
 extern void MembufReserve(MembufReservation *r, Size bytes);
+/* Called by the startup process each time it has waited for room a while; may be NULL. */
+extern void (*membuf_startup_wait_hook) (void);
 extern Size MembufMaxReservation(void);
 
 /* Worst-case cost of a page node with one group of slots; of one more group (16 slots);
@@ -67,7 +78,7 @@ extern Size MembufKvCost(Size keylen, Size valuelen);
  */
 extern void MembufEnterWrite(void);
 extern void MembufLeaveWrite(void);
-extern bool MembufReservationLive(const MembufReservation *r);
+extern bool MembufReservationLive(MembufReservation *r);
 extern uint64 MembufActiveSeq(void);
 
 typedef struct MembufPage MembufPage;
@@ -166,14 +177,15 @@ extern int	MembufPageNextSlot(uint64 seq, MembufPage *p, int slot, const CodecEn
  * Seals the active arena and opens the next one, taking gate and switch lock
  * exclusively.  if_seq: only when the active arena is this one (0: whatever it is).
  * False: nothing was done, because another process did it or no free block is left.
- * An empty arena is not sealed (returns true).
+ * An arena in which nothing was reserved is not sealed (returns true); a sealed one may be
+ * empty all the same.
  */
 extern bool MembufSwitch(uint64 if_seq);
 
 typedef struct MembufArenaInfo
 {
 	uint64		seq;
-	Size		used;			/* bytes */
+	Size		used;			/* bytes reserved; 0: nothing was ever published */
 	XLogRecPtr	max_lsn;		/* end of the last record in it, 0 if none */
 	bool		sealed;
 	TimestampTz opened;			/* first reservation in it, 0 if none */

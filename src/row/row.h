@@ -21,21 +21,30 @@
 #include "base/base.h"
 #include "codec/codec.h"
 #include "executor/tuptable.h"
+#include "lib/ilist.h"
 #include "store/store.h"
 #include "utils/rel.h"
 #include "utils/snapshot.h"
 
 /* ---- tuple slot (slot.c) ---------------------------------------------------- */
 
-/* A refcounted private page image that slots may point into.  malloc'ed. */
+/*
+ * A refcounted private page image that slots may point into.  The image is malloc'ed, so it
+ * is tied to the resource owner current at RowPageAlloc, as a buffer pin would be: who still
+ * refers to it at that owner's end was cut off by an error and does not read it again.
+ * The image is freed then; releasing such a reference later is allowed.
+ */
 typedef struct RowPage
 {
 	int			refcount;
 	CodecBuf	buf;
 	CodecPage	page;
+	struct ResourceOwnerData *owner;	/* NULL: the image is gone */
+	uint64		orphaned;		/* number of the transaction in which it went */
+	dlist_node	node;
 } RowPage;
 
-extern RowPage *RowPageAlloc(void);
+extern RowPage *RowPageAlloc(void);	/* one reference: the caller's */
 extern void RowPageRelease(RowPage *p);
 
 /*
@@ -51,8 +60,8 @@ typedef struct RowTupleTableSlot
 	CommandId	cmin;
 	CommandId	cmax;
 	RowPage    *page;			/* image's page, when the slot holds a reference */
-	char	   *own;			/* or the slot's own copy of the image (8-aligned + 2) */
-	Size		own_size;
+	char	   *own;			/* or the slot's own copy, a whole heap tuple header */
+	Size		own_size;		/* and the image; kept between rows */
 	bool		has_row;		/* image and xmin.. are a stored row's */
 } RowTupleTableSlot;
 
@@ -64,7 +73,7 @@ typedef struct RowVersion
 	const CodecEntry *entry;	/* INSERT or UPDATE */
 	ItemPointerData tid;		/* with the version's tag */
 	TransactionId xmax;			/* 0: none */
-	CommandId	cmax;
+	CommandId	cmax;			/* InvalidCommandId: xmax is but a locker's */
 } RowVersion;
 
 /* Image of an INSERT or UPDATE entry, without a speculative token. */
@@ -92,8 +101,14 @@ extern HeapTuple RowHeapTuple(Relation rel, const RowVersion *v);
  * ANY: the newest version (see RowFindVersion for an exact one).  NON_VACUUMABLE:
  * newest version not dead to all.  *all_dead (may be NULL): true only if no snapshot will ever see
  * the row again, and the chain was complete.
- * serializable: SSI conflict-out checks for the entries passed over (rel may be NULL when not
- * serializable).  Reads the commit log; may ereport; no LWLock of ours held.
+ * rel may be NULL where no relation is at hand (then *all_dead stays false and SSI is not
+ * served).  Reads the commit log; may ereport; no LWLock of ours held.
+ *
+ * In a serializable transaction: conflict-out checks for the entries passed over, and a predicate lock
+ * on the canonical TID of a row found.  With a view the chain is then read again if somebody
+ * wrote meanwhile; for that the view is closed and opened, so other entries taken from it are gone.
+ * Over a page image (c->page set by the caller) nothing can be read again: the caller locks the
+ * relation, the page or the TIDs before it reads the image.
  */
 extern bool RowVisible(StoreChain *c, Relation rel, Snapshot snapshot,
 					   RowVersion *v, bool *all_dead);

@@ -148,6 +148,16 @@ extern void StoreReleaseIterators(void);
 
 extern bool StoreKvGet(OrbitFamily family, const char *key, Size keylen, CodecBuf *out);
 
+/*
+ * Calls back for every key of the family that begins with prefix, newest values, in key order,
+ * while a view is open (the callback may palloc, but not read or write orbit storage);
+ * stops when it returns false.  Not for pg_data.
+ */
+typedef bool (*StoreKvCallback) (const char *key, Size keylen, const char *value, Size len,
+								 void *arg);
+extern void StoreKvForEach(OrbitFamily family, const char *prefix, Size prefixlen,
+						   StoreKvCallback callback, void *arg);
+
 /* ---- counters of a storage --------------------------------------------------------------- */
 
 /*

@@ -9,6 +9,7 @@
  * pagecache.c  the last pages read by point reads
  * chain.c      one row
  * scan.c       pages
+ * kvscan.c     key/value records in order
  * counters.c   allocation words
  * flush.c      arena -> RocksDB; flushpages.c builds its pages
  * primary.c    opening and closing the primary instance

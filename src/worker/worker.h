@@ -8,7 +8,9 @@
 
 #include "postgres.h"
 
+#include "base/ids.h"
 #include "fmgr.h"
+#include "store/store.h"
 
 /* _PG_init under preload: background worker, redo wrapper, recovery hooks. */
 extern void WorkerRegister(void);
@@ -18,7 +20,34 @@ extern void WorkerShmemInit(void);
 /* Entry point named in the registration. */
 extern PGDLLEXPORT void orbit_worker_main(Datum arg);
 
-/* Seals and flushes everything published before the call; waits (cancellable).  Any backend. */
+/*
+ * Seals and flushes everything published before the call; waits.  Any backend; no lock
+ * held, no view open.  ERROR 57014 when cancelled, 57P03 when there is no worker.
+ */
 extern void WorkerFlushAll(void);
+
+/* ---- what the worker tells about itself ---------------------------------- */
+
+#define WORKER_LEVELS	7		/* RocksDB's default number of levels */
+
+typedef struct WorkerFamilyStats
+{
+	uint64		bytes;			/* of live SST files */
+	uint64		keys;			/* RocksDB's estimate */
+	uint32		files[WORKER_LEVELS];
+} WorkerFamilyStats;
+
+typedef struct WorkerStats
+{
+	TimestampTz taken;			/* 0: never yet */
+	StoreFlushStats flush;
+	uint32		retired;		/* SST files that wait to be deleted */
+	uint32		pinned;			/* write buffers held by readers only */
+	WorkerFamilyStats family[ORBIT_NFAMILIES];
+} WorkerStats;
+
+/* A copy, at most a few seconds old.  Any process. */
+extern void WorkerGetStats(WorkerStats *stats);
+extern int	WorkerPid(void);	/* 0: none */
 
 #endif							/* ORBIT_WORKER_H */

@@ -1,0 +1,56 @@
+-- Materialized views, views, rules, row security, privileges.
+CREATE SCHEMA matviews;
+SET search_path = matviews;
+CREATE TABLE sales (id INT PRIMARY KEY, region TEXT, amount INT);
+INSERT INTO sales SELECT i, 'r' || i % 4, i FROM generate_series(1, 100) i;
+CREATE MATERIALIZED VIEW totals AS SELECT region, sum(amount) AS total, count(*) AS n FROM sales GROUP BY region;
+SELECT * FROM totals ORDER BY region;
+UPDATE sales SET amount = amount + 1000 WHERE region = 'r1';
+DELETE FROM sales WHERE region = 'r3';
+INSERT INTO sales VALUES (1000, 'r9', 9);
+SELECT * FROM totals ORDER BY region;
+REFRESH MATERIALIZED VIEW CONCURRENTLY totals;
+CREATE UNIQUE INDEX ON totals (region);
+REFRESH MATERIALIZED VIEW CONCURRENTLY totals;
+SELECT * FROM totals ORDER BY region;
+UPDATE sales SET amount = 0 WHERE region = 'r9';
+BEGIN;
+REFRESH MATERIALIZED VIEW totals;
+SELECT * FROM totals WHERE region = 'r9';
+ROLLBACK;
+SELECT * FROM totals WHERE region = 'r9';
+REFRESH MATERIALIZED VIEW totals;
+SELECT * FROM totals ORDER BY region;
+CREATE MATERIALIZED VIEW empty_one AS SELECT * FROM sales WITH NO DATA;
+SELECT * FROM empty_one;
+REFRESH MATERIALIZED VIEW empty_one;
+SELECT count(*) FROM empty_one;
+INSERT INTO totals VALUES ('x', 1, 1);
+-- Updatable views.
+CREATE VIEW r1 AS SELECT * FROM sales WHERE region = 'r1' WITH CHECK OPTION;
+UPDATE r1 SET amount = amount - 1000;
+INSERT INTO r1 VALUES (2000, 'r2', 1);
+INSERT INTO r1 VALUES (2000, 'r1', 1);
+DELETE FROM r1 WHERE id < 50;
+SELECT count(*), sum(amount) FROM sales WHERE region = 'r1';
+-- Rules.
+CREATE TABLE audit (what TEXT, id INT);
+CREATE RULE note_delete AS ON DELETE TO sales DO ALSO INSERT INTO audit VALUES ('deleted', OLD.id);
+DELETE FROM sales WHERE id IN (2, 6);
+SELECT * FROM audit ORDER BY id;
+DROP RULE note_delete ON sales;
+-- Row security.
+CREATE ROLE orbit_regress_reader;
+GRANT USAGE ON SCHEMA matviews TO orbit_regress_reader;
+GRANT SELECT, UPDATE (amount) ON sales TO orbit_regress_reader;
+ALTER TABLE sales ENABLE ROW LEVEL SECURITY;
+CREATE POLICY only_r0 ON sales USING (region = 'r0');
+SET ROLE orbit_regress_reader;
+SELECT count(*), min(region), max(region) FROM sales;
+UPDATE sales SET amount = 1;
+DELETE FROM sales;
+UPDATE sales SET region = 'r2';
+RESET ROLE;
+SELECT region, count(*), sum(amount) FROM sales GROUP BY region ORDER BY region;
+DROP OWNED BY orbit_regress_reader;
+DROP ROLE orbit_regress_reader;

@@ -1,0 +1,214 @@
+/*
+ * rocks.h: private to src/kv; what its C++ files share.
+ *
+ * rocks_status.cpp  Status -> KvStatus, exceptions, signals
+ * rocks_merge.cpp   merge operator and prefix extractor: called in RocksDB's threads
+ * rocks_fs.cpp      file system that defers deletions, environment without threads
+ * rocks_log.cpp     RocksDB's LOG
+ * rocks_open.cpp    options, opening, catching up
+ * rocks_read.cpp    get and iterators
+ * rocks_write.cpp   batches: SST files and the atomic ingest
+ * rocks_admin.cpp   housekeeping
+ */
+#ifndef ORBIT_ROCKS_H
+#define ORBIT_ROCKS_H
+
+#include <signal.h>
+
+#include <array>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include <rocksdb/db.h>
+#include <rocksdb/env.h>
+#include <rocksdb/file_system.h>
+#include <rocksdb/listener.h>
+#include <rocksdb/merge_operator.h>
+#include <rocksdb/options.h>
+#include <rocksdb/slice_transform.h>
+
+#include "kv/kv.h"
+
+namespace kv
+{
+
+/* ---- rocks_status.cpp ----------------------------------------------------- */
+
+void		SetStatus(KvStatus *st, KvCode code, const char *message);
+void		FromStatus(KvStatus *st, const rocksdb::Status &s);
+void		FromException(KvStatus *st);	/* inside a catch (...) only */
+
+/* Why the last merge of this thread failed; NULL once it has been reported. */
+extern thread_local const char *merge_failure;
+
+/* Runs f, which returns a rocksdb::Status, with no way out but *st. */
+template<typename F> void
+Guarded(KvStatus *st, F f) noexcept
+{
+	SetStatus(st, KV_OK, "");
+	try
+	{
+		FromStatus(st, f());
+	}
+	catch (...)
+	{
+		FromException(st);
+	}
+}
+
+/* Every signal is blocked for the life of the object, so for threads born in it. */
+class SignalGuard
+{
+  public:
+	SignalGuard();
+	~SignalGuard();
+	SignalGuard(const SignalGuard &) = delete;
+	SignalGuard &operator=(const SignalGuard &) = delete;
+
+  private:
+	sigset_t	saved_;
+};
+
+/* ---- rocks_merge.cpp -------------------------------------------------------- */
+
+std::shared_ptr<rocksdb::MergeOperator> NewPageMerge();
+std::shared_ptr<const rocksdb::SliceTransform> NewIndexPrefix();
+
+/* ---- rocks_fs.cpp --------------------------------------------------------------- */
+
+/*
+ * The primary's file system.  SST files of the live directory are not deleted
+ * but put on a list; see KvUnlinkRetired.  Everything may be called from
+ * RocksDB's threads.
+ */
+class DeferFs : public rocksdb::FileSystemWrapper
+{
+  public:
+	explicit DeferFs(const std::string &live);
+
+	const char *Name() const override { return "OrbitDeferFs"; }
+	rocksdb::IOStatus DeleteFile(const std::string &name, const rocksdb::IOOptions &o,
+								 rocksdb::IODebugContext *dbg) override;
+	rocksdb::IOStatus NewWritableFile(const std::string &name, const rocksdb::FileOptions &o,
+									  std::unique_ptr<rocksdb::FSWritableFile> *file,
+									  rocksdb::IODebugContext *dbg) override;
+	rocksdb::IOStatus LinkFile(const std::string &from, const std::string &to,
+							   const rocksdb::IOOptions &o,
+							   rocksdb::IODebugContext *dbg) override;
+	rocksdb::IOStatus RenameFile(const std::string &from, const std::string &to,
+								 const rocksdb::IOOptions &o,
+								 rocksdb::IODebugContext *dbg) override;
+	rocksdb::IOStatus NewDirectory(const std::string &name, const rocksdb::IOOptions &o,
+								   std::unique_ptr<rocksdb::FSDirectory> *dir,
+								   rocksdb::IODebugContext *dbg) override;
+
+	std::vector<std::string> Untagged();
+	void		Tag(const std::vector<std::string> &names, uint64_t generation) noexcept;
+	void		Unlink(uint64_t min_generation, int *untagged, int *waiting);
+
+  private:
+	bool		LiveSst(const std::string &path, std::string *name) const;
+	rocksdb::IOStatus RefuseWaiting(const std::string &path);
+
+	const std::string live_;
+	std::mutex	mutex_;
+	std::map<std::string, uint64_t> waiting_;	/* file name -> tag, 0: none yet */
+};
+
+/* Environment of a secondary: starts no thread unless one is really asked for. */
+std::unique_ptr<rocksdb::Env> NewThreadlessEnv();
+
+rocksdb::Status MakeDirectory(const std::string &path);
+rocksdb::Status SyncDirectory(const std::string &path);
+rocksdb::Status EmptyDirectory(const std::string &path);
+
+/* ---- rocks_log.cpp --------------------------------------------------------------- */
+
+std::shared_ptr<rocksdb::Logger> NewFileLogger(const std::string &live);
+std::shared_ptr<rocksdb::Logger> NewNullLogger();
+
+/* ---- rocks_admin.cpp -------------------------------------------------------------- */
+
+/* Remembers RocksDB's background error and keeps it from resuming by itself. */
+class ErrorListener : public rocksdb::EventListener
+{
+  public:
+	void		OnBackgroundError(rocksdb::BackgroundErrorReason reason,
+								  rocksdb::Status *error) override;
+	void		OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason reason,
+									 rocksdb::Status error, bool *auto_recovery) override;
+	void		OnErrorRecoveryEnd(const rocksdb::BackgroundErrorRecoveryInfo &info) override;
+	rocksdb::Status Get();
+	void		Clear();
+
+  private:
+	std::mutex	mutex_;
+	rocksdb::Status error_;
+};
+
+/* ---- rocks_open.cpp ------------------------------------------------------------------ */
+
+/* RocksDB insists on a family named "default"; it stays empty. */
+constexpr int FamilyCount = ORBIT_NFAMILIES + 1;
+
+/*
+ * One opened database.  Iterators share it, so a reopened secondary leaves the
+ * old one to those that still read from it.
+ */
+struct Instance
+{
+	Instance() = default;
+	Instance(const Instance &) = delete;
+	Instance &operator=(const Instance &) = delete;
+	~Instance();
+
+	std::shared_ptr<DeferFs> fs;	/* primary only */
+	std::unique_ptr<rocksdb::Env> env;
+	rocksdb::DBOptions options;
+	std::array<rocksdb::ColumnFamilyOptions, FamilyCount> family_options;
+	std::vector<rocksdb::ColumnFamilyHandle *> families;
+	rocksdb::DB *db = nullptr;
+};
+
+/* What every read uses: no range deletions (K20), no prefix shortcuts. */
+rocksdb::ReadOptions PlainRead();
+
+/* Newest generation key that this instance's version of the family holds; 0: none. */
+rocksdb::Status ReadGeneration(Instance *inst, int family, uint64_t *generation);
+
+/* The smallest key outside the reserved storage id 0. */
+rocksdb::Slice FirstKey();
+
+/* Tests lower it to see MANIFEST files roll over; 0: by the number of files. */
+extern uint64_t manifest_bytes_for_tests;
+
+constexpr uint64_t TrimGenerations = 64;
+constexpr uint64_t DefaultFileBytes = 64 << 20;
+
+}								/* namespace kv */
+
+struct KvDb
+{
+	bool		primary;
+	std::string dir;
+	std::string live;
+	KvOptions	options;
+	std::shared_ptr<rocksdb::Cache> cache;	/* kept over a reopen */
+	std::shared_ptr<kv::ErrorListener> listener;	/* primary only */
+	std::shared_ptr<kv::Instance> inst;
+	uint64_t	proven[ORBIT_NFAMILIES];	/* generations; only grow while inst stays */
+	uint64_t	next_generation;	/* primary; never used twice, failed or not */
+	uint64_t	trimmed;		/* generation keys up to here have been trimmed */
+	uint64_t	stage_serial;	/* names files in stage/ */
+
+	std::string Stage() const { return dir + "/stage"; }
+	uint64_t	FileBytes() const
+	{
+		return options.target_file_bytes ? options.target_file_bytes : kv::DefaultFileBytes;
+	}
+};
+
+#endif							/* ORBIT_ROCKS_H */

@@ -1,0 +1,218 @@
+/*
+ * rocks_admin.cpp: housekeeping of the primary, properties, checkpoints.
+ */
+#include <string.h>
+
+#include <algorithm>
+
+#include <rocksdb/utilities/checkpoint.h>
+
+#include "kv/rocks.h"
+
+using rocksdb::BackgroundErrorReason;
+using rocksdb::BackgroundErrorRecoveryInfo;
+using rocksdb::Slice;
+using rocksdb::Status;
+
+namespace kv
+{
+
+void
+ErrorListener::OnBackgroundError(BackgroundErrorReason, Status *error)
+{
+	std::lock_guard<std::mutex> lock(mutex_);
+
+	error_ = *error;
+}
+
+/* The worker resumes when it sees fit; a resume of RocksDB's own would race it. */
+void
+ErrorListener::OnErrorRecoveryBegin(BackgroundErrorReason, Status, bool *auto_recovery)
+{
+	*auto_recovery = false;
+}
+
+void
+ErrorListener::OnErrorRecoveryEnd(const BackgroundErrorRecoveryInfo &info)
+{
+	std::lock_guard<std::mutex> lock(mutex_);
+
+	error_ = info.new_bg_error;
+}
+
+Status
+ErrorListener::Get()
+{
+	std::lock_guard<std::mutex> lock(mutex_);
+
+	return error_;
+}
+
+void
+ErrorListener::Clear()
+{
+	std::lock_guard<std::mutex> lock(mutex_);
+
+	error_ = Status::OK();
+}
+
+static std::string
+ParentOf(const std::string &path)
+{
+	size_t		end = path.find_last_not_of('/');
+	size_t		slash = path.find_last_of('/', end);
+
+	if (slash == std::string::npos)
+		return ".";
+	return slash == 0 ? "/" : path.substr(0, slash);
+}
+
+}								/* namespace kv */
+
+using namespace kv;
+
+void
+KvUnlinkRetired(KvDb *db, uint64_t min_generation, int *untagged, int *waiting)
+{
+	*untagged = 0;
+	*waiting = 0;
+	if (!db->primary)
+		return;
+	try
+	{
+		db->inst->fs->Unlink(min_generation, untagged, waiting);
+	}
+	catch (...)
+	{
+		/* out of memory: what has not been deleted stays listed */
+	}
+}
+
+/*
+ * Rewrites the lowest level too: that is where small files side by side, which no
+ * automatic compaction touches, become large ones.
+ *
+ * Generation keys are kept out of the range: compacted together with data they
+ * would make every later one overlap it.  Signals stay as they are, for this may
+ * take long and starts no thread (the pools are full since the open).
+ */
+void
+KvCompactRange(KvDb *db, OrbitFamily f, const char *begin, size_t beginlen,
+			   const char *end, size_t endlen, KvStatus *st)
+{
+	Guarded(st, [&]() -> Status {
+		rocksdb::CompactRangeOptions o;
+		Slice		first = FirstKey();
+		Slice		last(end, end != nullptr ? endlen : 0);
+
+		if (begin != nullptr && Slice(begin, beginlen).compare(first) > 0)
+			first = Slice(begin, beginlen);
+		o.exclusive_manual_compaction = false;
+		o.bottommost_level_compaction =
+			rocksdb::BottommostLevelCompaction::kForceOptimized;
+		return db->inst->db->CompactRange(o, db->inst->families[f], &first,
+										  end != nullptr ? &last : nullptr);
+	});
+}
+
+bool
+KvIntProperty(KvDb *db, OrbitFamily f, const char *name, uint64_t *value)
+{
+	try
+	{
+		return db->inst->db->GetIntProperty(db->inst->families[f], name, value);
+	}
+	catch (...)
+	{
+		return false;
+	}
+}
+
+char *
+KvTextProperty(KvDb *db, OrbitFamily f, const char *name)
+{
+	try
+	{
+		std::string text;
+
+		if (db->inst->db->GetProperty(db->inst->families[f], name, &text))
+			return strdup(text.c_str());
+	}
+	catch (...)
+	{
+	}
+	return nullptr;
+}
+
+int
+KvLevelZeroFiles(KvDb *db)
+{
+	uint64_t	most = 0;
+
+	for (int f = 0; f < ORBIT_NFAMILIES; f++)
+	{
+		char	   *text = KvTextProperty(db, static_cast<OrbitFamily>(f),
+										  "rocksdb.num-files-at-level0");
+
+		if (text != nullptr)
+			most = std::max<uint64_t>(most, strtoull(text, nullptr, 10));
+		free(text);
+	}
+	return static_cast<int>(most);
+}
+
+void
+KvResume(KvDb *db, KvStatus *st)
+{
+	Guarded(st, [&]() -> Status {
+		SignalGuard guard;
+		Status		s = db->inst->db->Resume();
+
+		if (s.ok() && db->listener)
+			db->listener->Clear();
+		return s;
+	});
+}
+
+void
+KvBackgroundError(KvDb *db, KvStatus *st)
+{
+	Guarded(st, [&]() -> Status {
+		return db->listener ? db->listener->Get() : Status::OK();
+	});
+}
+
+/* Memtables are empty: the largest size keeps RocksDB from flushing them first. */
+void
+KvCheckpoint(KvDb *db, const char *path, KvStatus *st)
+{
+	Guarded(st, [&]() -> Status {
+		rocksdb::Checkpoint *made = nullptr;
+		Status		s = rocksdb::Checkpoint::Create(db->inst->db, &made);
+		std::unique_ptr<rocksdb::Checkpoint> checkpoint(made);
+
+		if (s.ok())
+			s = checkpoint->CreateCheckpoint(path, UINT64_MAX);
+		if (s.ok())
+			s = SyncDirectory(ParentOf(path));
+		return s;
+	});
+}
+
+const char *
+KvFamilyName(OrbitFamily f)
+{
+	switch (f)
+	{
+		case ORBIT_PG_DATA:
+			return "pg_data";
+		case ORBIT_PG_INDEXES:
+			return "pg_indexes";
+		case ORBIT_PG_TABLES:
+			return "pg_tables";
+		case ORBIT_PG_METADATA:
+			return "pg_metadata";
+		default:
+			return "unknown";
+	}
+}

@@ -1,0 +1,122 @@
+/*
+ * rocks_merge.cpp: what RocksDB calls back in its own threads: the merge operator
+ * of pg_data and the prefix extractor of pg_indexes.
+ *
+ * Nothing here calls PostgreSQL, throws, or keeps state.  The operator never
+ * prunes (no horizon is known), so a reader and a compaction get the same page.
+ * Generation keys are puts and never get here.
+ */
+#include <string.h>
+
+#include "kv/rocks.h"
+
+using rocksdb::Logger;
+using rocksdb::Slice;
+
+namespace kv
+{
+
+namespace
+{
+
+class PageMerge : public rocksdb::MergeOperator
+{
+  public:
+	const char *Name() const override { return "OrbitPageMerge"; }
+
+	bool		FullMergeV2(const MergeOperationInput &in,
+							MergeOperationOutput *out) const override
+	{
+		return Unite(in.operand_list, in.existing_value, true, &out->new_value, in.logger);
+	}
+
+	/* Some operands only: what they do not show may exist, hence not complete (R3). */
+	bool		PartialMergeMulti(const Slice &, const std::deque<Slice> &operands,
+								  std::string *out, Logger *logger) const override
+	{
+		return Unite(operands, nullptr, false, out, logger);
+	}
+
+  private:
+	template<typename Operands>
+	static bool Unite(const Operands &oldest_first, const Slice *base, bool complete,
+					  std::string *out, Logger *logger) noexcept;
+};
+
+/*
+ * False makes RocksDB report Corruption to a reader and stop a compaction; a page
+ * is never made up from what could be read.
+ */
+template<typename Operands> bool
+PageMerge::Unite(const Operands &oldest_first, const Slice *base, bool complete,
+				 std::string *out, Logger *logger) noexcept
+{
+	CodecBuf	page = {};
+	const char *error = nullptr;
+	bool		ok = false;
+
+	try
+	{
+		std::vector<CodecPart> parts;
+
+		parts.reserve(oldest_first.size() + 1);
+		for (auto it = oldest_first.rbegin(); it != oldest_first.rend(); ++it)
+			parts.push_back({it->data(), it->size()});
+		if (base != nullptr)
+			parts.push_back({base->data(), base->size()});
+		ok = CodecUnite(parts.data(), static_cast<int>(parts.size()), complete,
+						nullptr, &page, &error);
+		if (ok)
+			out->assign(page.data, page.len);
+	}
+	catch (...)
+	{
+		ok = false;
+		error = "out of memory";
+	}
+	CodecBufFree(&page);
+	if (!ok)
+	{
+		merge_failure = error != nullptr ? error : "merge failed";
+		rocksdb::Error(logger, "page merge: %s", merge_failure);
+	}
+	return ok;
+}
+
+/*
+ * Index entries end with the row's TID (6 bytes); what stands before it is the
+ * prefix whose presence the filter answers.  Shorter keys and the reserved
+ * storage id 0 are not in the filter and never looked up in it.
+ */
+class IndexPrefix : public rocksdb::SliceTransform
+{
+  public:
+	const char *Name() const override { return "OrbitIndexPrefix"; }
+	bool		InDomain(const Slice &key) const override
+	{
+		return key.size() >= 8 + TidBytes && !CodecKeyIsReserved(key.data(), key.size());
+	}
+	Slice		Transform(const Slice &key) const override
+	{
+		return Slice(key.data(), key.size() - TidBytes);
+	}
+
+  private:
+	static constexpr size_t TidBytes = 6;
+};
+
+}								/* namespace */
+
+std::shared_ptr<rocksdb::MergeOperator>
+NewPageMerge()
+{
+	return std::make_shared<PageMerge>();
+}
+
+std::shared_ptr<const rocksdb::SliceTransform>
+NewIndexPrefix()
+{
+	return std::make_shared<IndexPrefix>();
+}
+
+}								/* namespace kv */

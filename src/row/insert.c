@@ -1,0 +1,357 @@
+/*
+ * insert.c: new rows.
+ *
+ * A new row needs neither a row lock nor a look at what exists: its slot was handed out to us
+ * alone.  It is logged and published before its index entries are made, so whoever
+ * finds an index entry finds the row.
+ *
+ * Predicate locks are looked for twice: before the change, so as not to do work in vain, and
+ * after it, which is the test that counts (visibility.c has the reader's half).
+ */
+#include "postgres.h"
+
+#include "access/heaptoast.h"
+#include "access/parallel.h"
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/predicate.h"
+
+#include "membuf/membuf.h"
+#include "row/row_internal.h"
+
+#define BATCH_BYTES		(64 * 1024) /* of row images in one record, at most */
+
+static void
+RefuseInParallel(void)
+{
+	if (IsParallelWorker())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+				 errmsg("cannot insert tuples in a parallel worker")));
+}
+
+static void
+InsertItem(StoreItem *item, BlockNumber page, int slot, TransactionId xid, CommandId cid,
+		   const char *image, uint32 len)
+{
+	memset(item, 0, sizeof(*item));
+	item->page = page;
+	item->slot = slot;
+	item->kind_flags = CODEC_INSERT;
+	item->xid = xid;
+	item->cid = cid;
+	item->len = len;
+	item->payload = image;
+	item->fresh = true;
+}
+
+void
+RowAllocItem(OrbitStorageId storage, StoreItem *item, TransactionId xid, CommandId cid,
+			 const char *image, uint32 len)
+{
+	uint32		bytes = CODEC_NODE_SIZE(len);
+	BlockNumber page;
+	int			slot;
+
+	(void) StoreAllocRows(storage, &bytes, 1, &page, &slot);
+	InsertItem(item, page, slot, xid, cid, image, len);
+}
+
+/* The token is stored behind the image. */
+static char *
+WithToken(const char *image, uint32 *len, uint32 token)
+{
+	char	   *copy = palloc(*len + sizeof(token));
+
+	memcpy(copy, image, *len);
+	memcpy(copy + *len, &token, sizeof(token));
+	*len += sizeof(token);
+	return copy;
+}
+
+void
+RowInsert(Relation rel, TupleTableSlot *slot, CommandId cid, int options,
+		  bool speculative, uint32 token)
+{
+	TransactionId xid = GetCurrentTransactionId();
+	OrbitStorageId storage = RowStorage(rel);
+	ItemPointerData tid;
+	StoreItem	item;
+	HeapTuple	tuple;
+	const char *image;
+	char	   *copy = NULL;
+	uint32		len;
+
+	RefuseInParallel();
+	tuple = RowFormTuple(rel, slot, NULL, options, &image, &len);
+	if (speculative)
+		image = copy = WithToken(image, &len, token);
+	CheckForSerializableConflictIn(rel, NULL, InvalidBlockNumber);
+
+	RowAllocItem(storage, &item, xid, cid, image, len);
+	if (speculative)
+		item.kind_flags |= CODEC_SPECULATIVE;
+	OrbitStopPoint("row_insert");
+	RowWriteFresh(rel, storage, WAL_INSERT, &item, 1);
+
+	CheckForSerializableConflictIn(rel, NULL, InvalidBlockNumber);
+	pgstat_count_heap_insert(rel, 1);
+	OrbitTidSet(&tid, item.page, item.slot, 0);
+	RowSlotStored(slot, rel, &tid, xid, cid, InvalidTransactionId);
+	heap_freetuple(tuple);
+	if (copy != NULL)
+		pfree(copy);
+}
+
+/* ---- many rows ------------------------------------------------------------------------ */
+
+typedef struct RowBatch
+{
+	HeapTuple  *tuples;
+	StoreItem  *items;
+	uint32	   *bytes;
+	int			n;
+} RowBatch;
+
+static void
+FormBatch(RowBatch *b, Relation rel, TupleTableSlot **slots, int n, TransactionId xid,
+		  CommandId cid, int options)
+{
+	b->n = n;
+	b->tuples = palloc(n * sizeof(HeapTuple));
+	b->items = palloc(n * sizeof(StoreItem));
+	b->bytes = palloc(n * sizeof(uint32));
+	for (int i = 0; i < n; i++)
+	{
+		const char *image;
+		uint32		len;
+
+		b->tuples[i] = RowFormTuple(rel, slots[i], NULL, options, &image, &len);
+		InsertItem(&b->items[i], InvalidBlockNumber, 0, xid, cid, image, len);
+		b->bytes[i] = CODEC_NODE_SIZE(len);
+	}
+}
+
+static void
+FreeBatch(RowBatch *b)
+{
+	for (int i = 0; i < b->n; i++)
+		heap_freetuple(b->tuples[i]);
+	pfree(b->tuples);
+	pfree(b->items);
+	pfree(b->bytes);
+}
+
+/* How many of the rows from `first` on one record may hold. */
+static int
+RowsInRecord(const RowBatch *b, int first)
+{
+	Size		limit = Min(BATCH_BYTES, MembufMaxReservation() / 4);
+	Size		size = 0;
+	int			n = 0;
+
+	while (first + n < b->n && n < ORBIT_MAX_SLOT)
+	{
+		size += b->bytes[first + n];
+		if (n > 0 && size > limit)
+			break;
+		n++;
+	}
+	return n;
+}
+
+void
+RowMultiInsert(Relation rel, TupleTableSlot **slots, int nslots, CommandId cid, int options)
+{
+	TransactionId xid = GetCurrentTransactionId();
+	OrbitStorageId storage = RowStorage(rel);
+	RowBatch	b;
+	int			n;
+
+	if (nslots == 0)
+		return;
+	RefuseInParallel();
+	FormBatch(&b, rel, slots, nslots, xid, cid, options);
+	CheckForSerializableConflictIn(rel, NULL, InvalidBlockNumber);
+
+	for (int done = 0; done < nslots; done += n)
+	{
+		BlockNumber page;
+		int			first;
+
+		CHECK_FOR_INTERRUPTS();
+		n = StoreAllocRows(storage, b.bytes + done, RowsInRecord(&b, done), &page, &first);
+		for (int i = 0; i < n; i++)
+		{
+			b.items[done + i].page = page;
+			b.items[done + i].slot = first + i;
+		}
+		RowWriteFresh(rel, storage, WAL_MULTI_INSERT, b.items + done, n);
+	}
+
+	CheckForSerializableConflictIn(rel, NULL, InvalidBlockNumber);
+	pgstat_count_heap_insert(rel, nslots);
+	for (int i = 0; i < nslots; i++)
+	{
+		ItemPointerData tid;
+
+		OrbitTidSet(&tid, b.items[i].page, b.items[i].slot, 0);
+		RowSlotStored(slots[i], rel, &tid, xid, cid, InvalidTransactionId);
+	}
+	FreeBatch(&b);
+}
+
+/* ---- speculative rows -------------------------------------------------------------------- */
+
+/* The row as stored; it must be a speculative one of ours that is still undecided. */
+static HeapTuple
+FetchSpeculative(Relation rel, RowState *s, const ItemPointerData *tid, TransactionId xid)
+{
+	HeapTuple	tuple;
+
+	RowExamine(s, tid);
+	if (!s->exists || s->xmin_fate != ROW_FATE_OWN || s->xmin != xid)
+		elog(ERROR, "attempted to end a speculative insertion of another transaction");
+	if (!(s->target.entry->kind_flags & CODEC_SPECULATIVE))
+		elog(ERROR, "attempted to end a speculative insertion of a row that is none");
+	tuple = RowHeapTuple(rel, &s->target);
+	RowStateClose(s);
+	return tuple;
+}
+
+void
+RowFinishSpeculative(Relation rel, TupleTableSlot *slot, uint32 token, bool succeeded)
+{
+	TransactionId xid = GetCurrentTransactionId();
+	ItemPointerData tid = slot->tts_tid;
+	RowChange	change = {0};
+	RowState	s;
+	HeapTuple	tuple;
+	bool		done;
+
+	RowStateInit(&s, RowStorage(rel));
+	change.kind = WAL_CONFIRM;
+	change.mode = LockTupleExclusive;
+	change.entry.kind_flags = succeeded ? CODEC_CONFIRM : CODEC_KILL;
+	change.entry.xid = xid;
+	do
+	{
+		tuple = FetchSpeculative(rel, &s, &tid, xid);
+		change.entry.cid = s.cmin;
+		done = RowPush(rel, &s, &change);
+		if (!done)
+			heap_freetuple(tuple);
+	} while (!done);
+	RowStateFree(&s);
+
+	if (!succeeded)
+	{
+		RowDeleteToast(rel, tuple, true);
+		/* the insertion was counted too */
+		pgstat_count_heap_delete(rel);
+	}
+	heap_freetuple(tuple);
+}
+
+/* ---- rewrites -------------------------------------------------------------------------------- */
+
+/*
+ * A delete mark that named another row of the old table: that row has another place now.
+ * Who still sees the dead version must not take its successor's key for unchanged.
+ */
+static void
+CopyDelete(StoreItem *item, CodecDelete *mark)
+{
+	if (mark->flags & CODEC_DELETE_UPDATED)
+	{
+		mark->page = 0;
+		mark->slot = 0;
+		mark->flags = 0;
+		item->kind_flags |= CODEC_KEYS_UPDATED;
+	}
+	item->payload = mark;
+	item->tag = 0;
+}
+
+/* entry's counterpart in the new row; the oldest version becomes the INSERT. */
+static void
+CopyVersion(StoreItem *item, const CodecEntry *e, int tag)
+{
+	uint32		len;
+
+	item->payload = RowImage(e, &len, NULL);
+	item->len = len;
+	item->kind_flags = (tag == 0 ? CODEC_INSERT : CODEC_UPDATE) |
+		(e->kind_flags & (CODEC_FROZEN | (tag == 0 ? 0 : CODEC_KEYS_UPDATED)));
+	item->tag = tag;
+}
+
+/*
+ * The caller holds the table exclusively, so nobody holds row locks or TIDs: locks are
+ * dropped and the versions' tags are given anew.
+ */
+static int
+CopyItems(const CodecEntry **entries, int n, StoreItem *items, CodecDelete *marks)
+{
+	int			nitems = 0;
+	int			tag = 0;
+
+	for (int i = n - 1; i >= 0; i--)
+	{
+		const CodecEntry *e = entries[i];
+		CodecKind	kind = CodecEntryKind(e);
+		StoreItem  *item = &items[nitems];
+
+		if (kind != CODEC_INSERT && kind != CODEC_UPDATE && kind != CODEC_DELETE)
+			continue;
+		if (kind == CODEC_DELETE && nitems == 0)
+			continue;			/* of a version that is gone */
+		memset(item, 0, sizeof(*item));
+		item->xid = e->xid;
+		item->cid = e->cid;
+		item->kind_flags = e->kind_flags & (CODEC_KIND_MASK | CODEC_FROZEN | CODEC_KEYS_UPDATED);
+		item->fresh = nitems == 0;
+		if (kind == CODEC_DELETE)
+		{
+			memcpy(&marks[nitems], e->payload, sizeof(CodecDelete));
+			item->len = sizeof(CodecDelete);
+			CopyDelete(item, &marks[nitems]);
+		}
+		else
+		{
+			if (tag > ORBIT_MAX_TAG)
+				elog(ERROR, "a row has too many versions to be copied");
+			CopyVersion(item, e, tag++);
+		}
+		nitems++;
+	}
+	return nitems;
+}
+
+void
+RowCopyChain(Relation newrel, const CodecEntry **entries, int n, ItemPointer tid)
+{
+	OrbitStorageId storage = RowStorage(newrel);
+	StoreItem  *items = palloc(n * sizeof(StoreItem));
+	CodecDelete *marks = palloc(n * sizeof(CodecDelete));
+	int			nitems = CopyItems(entries, n, items, marks);
+	uint32		bytes = 0;
+	BlockNumber page;
+	int			slot;
+
+	if (nitems == 0)
+		elog(ERROR, "a row without versions cannot be copied");
+	for (int i = 0; i < nitems; i++)
+		bytes += CODEC_NODE_SIZE(items[i].len);
+	(void) StoreAllocRows(storage, &bytes, 1, &page, &slot);
+	for (int i = 0; i < nitems; i++)
+	{
+		items[i].page = page;
+		items[i].slot = slot;
+	}
+	RowWriteFresh(newrel, storage, WAL_REWRITE, items, nitems);
+	OrbitTidSet(tid, page, slot, 0);
+	pfree(items);
+	pfree(marks);
+}

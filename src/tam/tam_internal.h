@@ -1,0 +1,143 @@
+/*
+ * tam_internal.h: private to tam.  The scan descriptor and the callbacks, by file.
+ */
+#ifndef ORBIT_TAM_INTERNAL_H
+#define ORBIT_TAM_INTERNAL_H
+
+#include "postgres.h"
+
+#include "access/relscan.h"
+#include "access/tableam.h"
+#include "access/transam.h"
+#include "commands/vacuum.h"
+#include "nodes/execnodes.h"
+#include "utils/memutils.h"
+
+#include "base/base.h"
+#include "codec/codec.h"
+#include "row/row.h"
+#include "store/store.h"
+#include "tam/tam.h"
+
+/*
+ * When an error unwinds past scan_end, the page goes with the resource owner, as a buffer pin
+ * would, and the store's scan with the memory context.
+ *
+ * base.rs_rd is a proxy in bitmap and ANALYZE scans (tam_prefetch.c), so nothing here
+ * reads it; rel is the relation.
+ */
+typedef struct TamScan
+{
+	TableScanDescData base;
+	Relation	rel;
+	MemoryContext context;		/* of this struct */
+	OrbitStorageId storage;
+	BlockNumber npages;			/* pages begun when the scan (re)started */
+
+	/* pages [first, end) are to be visited */
+	BlockNumber first;
+	BlockNumber end;
+	ParallelBlockTableScanWorkerData worker;
+
+	/* position */
+	bool		inited;			/* the first page has been asked for */
+	bool		backward;		/* direction of pages */
+	StoreScan  *pages;			/* NULL: none open */
+	RowPage    *page;			/* image of page `pageno` if page_valid */
+	BlockNumber pageno;
+	bool		page_valid;
+	int			chain;			/* index of the row last looked at in page */
+
+	/* bitmap scan */
+	int			bitmap_next;	/* next of tbmres->offsets */
+	bool		bitmap_single;	/* few rows wanted: fetched one by one, without the page */
+} TamScan;
+
+/* ---- tam_scan.c ------------------------------------------------------------- */
+
+extern TableScanDesc TamScanBegin(Relation rel, Snapshot snapshot, int nkeys,
+								  struct ScanKeyData *key,
+								  ParallelTableScanDesc parallel, uint32 flags);
+extern void TamScanEnd(TableScanDesc scan);
+extern void TamScanRescan(TableScanDesc scan, struct ScanKeyData *key, bool set_params,
+						  bool allow_strat, bool allow_sync, bool allow_pagemode);
+extern bool TamScanGetNextSlot(TableScanDesc scan, ScanDirection direction,
+							   TupleTableSlot *slot);
+extern void TamScanSetTidRange(TableScanDesc scan, ItemPointer mintid, ItemPointer maxtid);
+extern bool TamScanGetNextSlotTidRange(TableScanDesc scan, ScanDirection direction,
+									   TupleTableSlot *slot);
+extern Size TamParallelScanInitialize(Relation rel, ParallelTableScanDesc pscan);
+
+/*
+ * Used by the other files.  TamNextPage loads the next page that exists (in a parallel
+ * scan: of this process's share) and sets chain before its first row; false at the end.
+ * TamLoadPage loads this one; false when it does not exist.  No slot may still refer to
+ * the page before (else a new image is allocated).  Pages are checked.
+ */
+extern void TamSetRange(TamScan *s, BlockNumber first, BlockNumber end);
+extern bool TamNextPage(TamScan *s, bool backward);
+extern bool TamLoadPage(TamScan *s, BlockNumber pageno);
+/* The chain of the page's row number `chain`; returns its slot number. */
+extern int	TamOpenRow(TamScan *s, int chain, StoreChain *c);
+/* The version of that row which the scan's snapshot sees. */
+extern bool TamRowVisible(TamScan *s, int chain, RowVersion *v);
+
+/* ---- tam_sample.c: bitmap, sample and ANALYZE ---------------------------------- */
+
+extern bool TamBitmapNextBlock(TableScanDesc scan, struct TBMIterateResult *tbmres);
+extern bool TamBitmapNextTuple(TableScanDesc scan, struct TBMIterateResult *tbmres,
+							   TupleTableSlot *slot);
+extern bool TamSampleNextBlock(TableScanDesc scan, SampleScanState *scanstate);
+extern bool TamSampleNextTuple(TableScanDesc scan, SampleScanState *scanstate,
+							   TupleTableSlot *slot);
+extern bool TamAnalyzeNextBlock(TableScanDesc scan, BlockNumber blockno,
+								BufferAccessStrategy bstrategy);
+extern bool TamAnalyzeNextTuple(TableScanDesc scan, TransactionId oldest_xmin,
+								double *liverows, double *deadrows,
+								TupleTableSlot *slot);
+
+/* ---- tam_prefetch.c --------------------------------------------------------------- */
+
+/* A stand-in for rel, palloc'ed, whose blocks may all be prefetched. */
+extern Relation TamPrefetchProxy(Relation rel);
+
+/* ---- tam_index.c ------------------------------------------------------------------- */
+
+extern double TamIndexBuildRangeScan(Relation table, Relation index,
+									 struct IndexInfo *index_info, bool allow_sync,
+									 bool anyvisible, bool progress,
+									 BlockNumber start_blockno, BlockNumber numblocks,
+									 IndexBuildCallback callback, void *callback_state,
+									 TableScanDesc scan);
+extern void TamIndexValidateScan(Relation table, Relation index,
+								 struct IndexInfo *index_info, Snapshot snapshot,
+								 struct ValidateIndexState *state);
+
+/* ---- tam_index_delete.c ---------------------------------------------------------------- */
+
+extern TransactionId TamIndexDeleteTuples(Relation rel, TM_IndexDeleteOp *delstate);
+
+/* ---- tam_relation.c ---------------------------------------------------------------------- */
+
+extern void TamSetNewFilenode(Relation rel, const RelFileNode *newrnode, char persistence,
+							  TransactionId *freeze_xid, MultiXactId *minmulti);
+extern void TamNontransactionalTruncate(Relation rel);
+extern void TamCopyData(Relation rel, const RelFileNode *newrnode);
+extern uint64 TamRelationSize(Relation rel, ForkNumber fork);
+extern bool TamNeedsToastTable(Relation rel);
+extern Oid	TamToastAm(Relation rel);
+extern void TamEstimateSize(Relation rel, int32 *attr_widths, BlockNumber *pages,
+							double *tuples, double *allvisfrac);
+
+/* ---- tam_rewrite.c ------------------------------------------------------------------------- */
+
+extern void TamCopyForCluster(Relation old, Relation new, Relation index, bool use_sort,
+							  TransactionId oldest_xmin, TransactionId *xid_cutoff,
+							  MultiXactId *multi_cutoff, double *num_tuples,
+							  double *tups_vacuumed, double *tups_recently_dead);
+
+/* ---- tam_vacuum.c ----------------------------------------------------------------------------- */
+
+extern void TamVacuum(Relation rel, struct VacuumParams *params, BufferAccessStrategy bstrategy);
+
+#endif							/* ORBIT_TAM_INTERNAL_H */

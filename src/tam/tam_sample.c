@@ -1,0 +1,247 @@
+/*
+ * tam_sample.c: scans that are told which pages, or which rows of them, to visit: bitmap
+ * heap scans, TABLESAMPLE and ANALYZE.
+ */
+#include "postgres.h"
+
+#include "access/tsmapi.h"
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "nodes/tidbitmap.h"
+#include "pgstat.h"
+#include "storage/predicate.h"
+
+#include "tam/tam_internal.h"
+
+/* Up to so many rows of a page are fetched one by one instead of copying the page. */
+#define BITMAP_SINGLE_ROWS		4
+
+/* ---- bitmap heap scan ---------------------------------------------------------- */
+
+/*
+ * Bitmaps hold canonical TIDs, so an exact page lists slots.  Visibility is looked at in
+ * TamBitmapNextTuple; a page without a visible row costs the executor one more call.
+ */
+bool
+TamBitmapNextBlock(TableScanDesc scan, struct TBMIterateResult *tbmres)
+{
+	TamScan    *s = (TamScan *) scan;
+	BlockNumber pageno = tbmres->blockno;
+
+	s->bitmap_next = 0;
+	s->page_valid = false;
+
+	/*
+	 * Pages begun after the scan hold nothing that the snapshot sees.  A serializable
+	 * transaction must look all the same, for what it passes over is a conflict.  It also
+	 * fetches the rows of exact pages one by one, so that it locks no more than these.
+	 */
+	if (!IsolationIsSerializable() && pageno >= s->npages)
+		return false;
+
+	s->pageno = pageno;
+	s->bitmap_single = tbmres->ntuples >= 0 &&
+		(tbmres->ntuples <= BITMAP_SINGLE_ROWS || IsolationIsSerializable());
+	if (s->bitmap_single)
+		return true;
+
+	/* a predicate lock must precede the reading of what it protects */
+	PredicateLockPage(s->rel, pageno, s->base.rs_snapshot);
+	return TamLoadPage(s, pageno);
+}
+
+static bool
+BitmapNextSingle(TamScan *s, TBMIterateResult *tbmres, TupleTableSlot *slot)
+{
+	while (s->bitmap_next < tbmres->ntuples)
+	{
+		ItemPointerData tid;
+
+		ItemPointerSet(&tid, s->pageno, tbmres->offsets[s->bitmap_next++]);
+		if (RowFetchVisible(s->rel, &tid, s->base.rs_snapshot, slot, NULL))
+			return true;
+	}
+	return false;
+}
+
+/* The next row of the page that the bitmap wants: all of them on a lossy page. */
+static bool
+BitmapNextChain(TamScan *s, TBMIterateResult *tbmres)
+{
+	if (tbmres->ntuples < 0)
+		return ++s->chain < s->page->page.nchains;
+	while (s->bitmap_next < tbmres->ntuples)
+	{
+		int			offset = tbmres->offsets[s->bitmap_next++];
+
+		if (offset <= ORBIT_MAX_SLOT &&
+			CodecPageFind(&s->page->page, offset, &s->chain) != NULL)
+			return true;
+	}
+	return false;
+}
+
+static bool
+BitmapNextOfPage(TamScan *s, TBMIterateResult *tbmres, TupleTableSlot *slot)
+{
+	RowVersion	v;
+
+	while (s->page_valid && BitmapNextChain(s, tbmres))
+	{
+		if (!TamRowVisible(s, s->chain, &v))
+			continue;
+		RowStoreSlot(slot, s->rel, &v, s->page);
+		return true;
+	}
+	return false;
+}
+
+bool
+TamBitmapNextTuple(TableScanDesc scan, struct TBMIterateResult *tbmres, TupleTableSlot *slot)
+{
+	TamScan    *s = (TamScan *) scan;
+	bool		found;
+
+	if (s->bitmap_single)
+		found = BitmapNextSingle(s, tbmres, slot);
+	else
+		found = BitmapNextOfPage(s, tbmres, slot);
+	if (found)
+		pgstat_count_heap_fetch(s->rel);
+	else
+		ExecClearTuple(slot);	/* lets go of the page before the next is loaded */
+	return found;
+}
+
+/* ---- TABLESAMPLE ------------------------------------------------------------------ */
+
+bool
+TamSampleNextBlock(TableScanDesc scan, SampleScanState *scanstate)
+{
+	TamScan    *s = (TamScan *) scan;
+	TsmRoutine *tsm = scanstate->tsmroutine;
+	BlockNumber pageno;
+
+	if (s->npages == 0)
+		return false;
+	if (!tsm->NextSampleBlock)
+		return TamNextPage(s, false);
+
+	pageno = tsm->NextSampleBlock(scanstate, s->npages);
+	if (!BlockNumberIsValid(pageno))
+		return false;
+	/* a page that is gone is an empty page to the sampling method */
+	(void) TamLoadPage(s, pageno);
+	return true;
+}
+
+bool
+TamSampleNextTuple(TableScanDesc scan, SampleScanState *scanstate, TupleTableSlot *slot)
+{
+	TamScan    *s = (TamScan *) scan;
+	TsmRoutine *tsm = scanstate->tsmroutine;
+	int			maxoffset = 0;
+	RowVersion	v;
+
+	if (s->page_valid && s->page->page.nchains > 0)
+		(void) CodecPageChain(&s->page->page, s->page->page.nchains - 1, &maxoffset);
+
+	for (;;)
+	{
+		OffsetNumber offset;
+		int			chain;
+
+		CHECK_FOR_INTERRUPTS();
+		offset = tsm->NextSampleTuple(scanstate, s->pageno, maxoffset);
+		if (!OffsetNumberIsValid(offset))
+			break;
+		if (offset > maxoffset ||
+			CodecPageFind(&s->page->page, offset, &chain) == NULL ||
+			!TamRowVisible(s, chain, &v))
+			continue;
+		RowStoreSlot(slot, s->rel, &v, s->page);
+		pgstat_count_heap_getnext(s->rel);
+		return true;
+	}
+	ExecClearTuple(slot);
+	return false;
+}
+
+/* ---- ANALYZE ------------------------------------------------------------------------- */
+
+bool
+TamAnalyzeNextBlock(TableScanDesc scan, BlockNumber blockno, BufferAccessStrategy bstrategy)
+{
+	return TamLoadPage((TamScan *) scan, blockno);
+}
+
+typedef struct AnalyzeRow
+{
+	double		live;
+	double		dead;
+	bool		sampled;
+	RowVersion	sample;
+} AnalyzeRow;
+
+/*
+ * Each version counts as heap counts each tuple: a transaction in progress has not happened
+ * yet, unless it is our own, which has.  So at most one version of a row is sampled.
+ */
+static bool
+CountForAnalyze(const RowVersionStatus *s, void *arg)
+{
+	AnalyzeRow *row = arg;
+	bool		live = false;
+
+	switch (s->status)
+	{
+		case ROW_LIVE:
+			live = true;
+			break;
+		case ROW_DEAD:
+		case ROW_RECENTLY_DEAD:
+			row->dead += 1;
+			break;
+		case ROW_INSERT_IN_PROGRESS:
+			live = TransactionIdIsCurrentTransactionId(s->running);
+			break;
+		case ROW_DELETE_IN_PROGRESS:
+			live = !TransactionIdIsCurrentTransactionId(s->running);
+			if (!live)
+				row->dead += 1;
+			break;
+	}
+	if (live)
+	{
+		row->live += 1;
+		if (!row->sampled)
+			row->sample = s->v;
+		row->sampled = true;
+	}
+	return true;
+}
+
+bool
+TamAnalyzeNextTuple(TableScanDesc scan, TransactionId oldest_xmin,
+					double *liverows, double *deadrows, TupleTableSlot *slot)
+{
+	TamScan    *s = (TamScan *) scan;
+
+	while (++s->chain < s->page->page.nchains)
+	{
+		AnalyzeRow	row = {0};
+		StoreChain	c;
+
+		TamOpenRow(s, s->chain, &c);
+		RowForEachVersion(&c, oldest_xmin, CountForAnalyze, &row);
+		*liverows += row.live;
+		*deadrows += row.dead;
+		if (row.sampled)
+		{
+			RowStoreSlot(slot, s->rel, &row.sample, s->page);
+			return true;
+		}
+	}
+	ExecClearTuple(slot);
+	return false;
+}

@@ -1,0 +1,136 @@
+/*
+ * worker_chores.c: what the worker does beside flushing: gives write buffers back,
+ * deletes retired files, heals background errors, tells about itself.
+ */
+#include "postgres.h"
+
+#include "utils/timestamp.h"
+
+#include "base/base.h"
+#include "membuf/membuf.h"
+#include "store/store.h"
+#include "worker/worker_internal.h"
+
+#define UNLINK_MS			500
+#define HEAL_MS				5000
+#define PUBLISH_MS			2000
+
+/*
+ * Files retired by a compaction are deleted once a generation newer than their
+ * retirement exists and no reader needs an older one.  A flush makes a generation;
+ * on a quiet system the worker makes an empty one.  That retires a few files of its own
+ * (older generation keys), so the pause until the next empty one doubles until a
+ * flush comes: a quiet system becomes quiet.
+ */
+#define EMPTY_FIRST_MS		2000
+#define EMPTY_MAX_MS		(60 * 60 * 1000)
+
+static uint32 retired_files = 0;
+static uint32 pinned_buffers = 0;
+
+static bool
+Due(TimestampTz *last, TimestampTz now, int ms)
+{
+	if (!TimestampDifferenceExceeds(*last, now, ms))
+		return false;
+	*last = now;
+	return true;
+}
+
+static void
+EmptyGenerationIfNeeded(TimestampTz now, int untagged)
+{
+	static int	pause = EMPTY_FIRST_MS;
+	static TimestampTz own = 0; /* worker.last_flush as the last empty one left it */
+
+	if (worker.last_flush != own)
+		pause = EMPTY_FIRST_MS;
+	if (untagged == 0 || worker.failures > 0 ||
+		!TimestampDifferenceExceeds(worker.last_flush, now, pause))
+		return;
+	if (!WorkerStoreMetadata(false))
+		return;
+	own = worker.last_flush;
+	pause = Min(pause * 2, EMPTY_MAX_MS);
+}
+
+static void
+UnlinkRetired(TimestampTz now)
+{
+	static TimestampTz last = 0;
+	int			untagged = 0;
+	int			waiting = 0;
+
+	if (!Due(&last, now, UNLINK_MS))
+		return;
+	KvUnlinkRetired(worker.db, MembufMinReaderGeneration(), &untagged, &waiting);
+	retired_files = waiting;
+	EmptyGenerationIfNeeded(now, untagged);
+}
+
+/* A failed compaction makes RocksDB refuse writes until it is told to go on. */
+static void
+HealBackgroundError(TimestampTz now)
+{
+	static TimestampTz last = 0;
+	static TimestampTz reported = 0;
+	KvStatus	st = {KV_OK, ""};
+
+	if (!Due(&last, now, HEAL_MS))
+		return;
+	KvBackgroundError(worker.db, &st);
+	if (st.code == KV_OK)
+		return;
+	if (Due(&reported, now, 30000))
+		KvRaise(LOG, &st, "RocksDB stopped after a background error");
+	KvResume(worker.db, &st);
+}
+
+static void
+CollectFamily(OrbitFamily family, WorkerFamilyStats *f)
+{
+	if (!KvIntProperty(worker.db, family, "rocksdb.live-sst-files-size", &f->bytes))
+		f->bytes = 0;
+	if (!KvIntProperty(worker.db, family, "rocksdb.estimate-num-keys", &f->keys))
+		f->keys = 0;
+	for (int level = 0; level < WORKER_LEVELS; level++)
+	{
+		char		name[40];
+		char	   *text;
+
+		snprintf(name, sizeof(name), "rocksdb.num-files-at-level%d", level);
+		text = KvTextProperty(worker.db, family, name);
+		f->files[level] = text ? strtoul(text, NULL, 10) : 0;
+		free(text);
+	}
+}
+
+void
+WorkerPublishStats(void)
+{
+	WorkerStats stats;
+
+	memset(&stats, 0, sizeof(stats));
+	stats.taken = GetCurrentTimestamp();
+	StoreGetFlushStats(&stats.flush);
+	stats.retired = retired_files;
+	stats.pinned = pinned_buffers;
+	for (int family = 0; family < ORBIT_NFAMILIES; family++)
+		CollectFamily(family, &stats.family[family]);
+
+	SpinLockAcquire(&worker_shared->mutex);
+	worker_shared->stats = stats;
+	SpinLockRelease(&worker_shared->mutex);
+}
+
+void
+WorkerChores(TimestampTz now)
+{
+	static TimestampTz published = 0;
+
+	pinned_buffers = MembufReclaim();
+	UnlinkRetired(now);
+	HealBackgroundError(now);
+	if (Due(&published, now, PUBLISH_MS))
+		WorkerPublishStats();
+}

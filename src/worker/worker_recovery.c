@@ -1,0 +1,195 @@
+/*
+ * worker_recovery.c: what the startup process does for orbit.
+ *
+ *	redo begins		bring the worker up and wait until it has opened RocksDB: redo asks
+ *					which records it already holds.
+ *	redo waits for room in the write buffers	see that the worker is there.
+ *	redo of a checkpoint record		everything before its redo pointer must be in
+ *					RocksDB before the original function may note it as the place of
+ *					a restartpoint.  Restartpoints ignore the flag that holds back
+ *					checkpoints, and nothing else stands between this record and them.
+ *	redo ends		everything replayed is flushed, so the checkpoint or record that
+ *					ends recovery has nothing to wait for.
+ *
+ * After a backend crash the postmaster starts no background worker while recovery runs
+ * unless it is told that the list of workers changed.  It may also have lost the first
+ * message to an unfortunate moment, so every wait repeats it.
+ *
+ * The startup process's signal handlers do not set its latch: every wait is short and
+ * calls HandleStartupProcInterrupts().  It holds no lock while waiting.
+ */
+#include "postgres.h"
+
+#include "access/rmgr.h"
+#include "access/xlog.h"
+#include "access/xlog_internal.h"
+#include "access/xlogreader.h"
+#include "catalog/pg_control.h"
+#include "miscadmin.h"
+#include "postmaster/startup.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/pmsignal.h"
+#include "utils/timestamp.h"
+
+#include "base/base.h"
+#include "membuf/membuf.h"
+#include "store/store.h"
+#include "wal/wal.h"
+#include "worker/worker_internal.h"
+
+#define WAIT_MS				10	/* one nap */
+#define ASK_MS				200
+#define TELL_MS				10000
+#define GIVE_UP_MS			60000	/* no worker process at all */
+
+/* proc_exit code with which startup asks for recovery_target_action = shutdown */
+#define EXIT_TARGET_SHUTDOWN	3
+
+static void (*original_xlog_redo) (XLogReaderState *record);
+
+/* ---- waiting ---------------------------------------------------------------------- */
+
+static void
+RequirePostmaster(void)
+{
+	if (IsUnderPostmaster)
+		return;
+	ereport(FATAL,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("changes of orbit tables cannot be recovered in single-user mode"),
+			 errhint("Start the server normally once; its storage worker is needed.")));
+}
+
+/* Reminds the postmaster while there is no worker; gives up after a minute. */
+static void
+AskForWorker(void)
+{
+	static TimestampTz missing_since = 0;
+	static TimestampTz asked = 0;
+	TimestampTz now;
+
+	if (WorkerPid() != 0)
+	{
+		missing_since = 0;
+		return;
+	}
+	now = GetCurrentTimestamp();
+	if (missing_since == 0)
+		missing_since = now;
+	if (TimestampDifferenceExceeds(missing_since, now, GIVE_UP_MS))
+		ereport(FATAL,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("the storage worker of orbit_fdw did not start"),
+				 errhint("Consider increasing max_worker_processes; the log may tell more.")));
+	if (TimestampDifferenceExceeds(asked, now, ASK_MS))
+	{
+		asked = now;
+		SendPostmasterSignal(PMSIGNAL_BACKGROUND_WORKER_CHANGE);
+	}
+}
+
+/* One round of any wait of the startup process; membuf calls it too. */
+static void
+StartupWaitRound(void)
+{
+	RequirePostmaster();
+	HandleStartupProcInterrupts();
+	AskForWorker();
+}
+
+static void
+Nap(TimestampTz *told, const char *what)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	StartupWaitRound();
+	if (TimestampDifferenceExceeds(*told, now, TELL_MS))
+	{
+		*told = now;
+		ereport(LOG, (errmsg("recovery waits for the storage worker of orbit_fdw %s", what)));
+	}
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, WAIT_MS,
+					 ORBIT_WAIT_WORKER);
+	ResetLatch(MyLatch);
+}
+
+static void
+FlushAndWait(void)
+{
+	TimestampTz told = GetCurrentTimestamp();
+	uint64		ticket;
+
+	if (WorkerNothingToFlush())
+		return;
+	RequirePostmaster();
+	ticket = WorkerTakeTicket();
+	while (!WorkerTicketServed(ticket))
+		Nap(&told, "to flush the write buffers");
+}
+
+/* ---- hooks --------------------------------------------------------------------------- */
+
+static void
+NoteTargetShutdown(int code, Datum arg)
+{
+	if (code == EXIT_TARGET_SHUTDOWN)
+		pg_atomic_write_u32(&worker_shared->target_shutdown, 1);
+}
+
+static void
+RedoBegin(void)
+{
+	TimestampTz told = GetCurrentTimestamp();
+
+	/* Without a record of ours, single-user mode may recover. */
+	if (!IsUnderPostmaster)
+		return;
+	before_shmem_exit(NoteTargetShutdown, 0);
+	while (!StoreIsReady())
+		Nap(&told, "to open RocksDB");
+}
+
+static void
+RedoEnd(void)
+{
+	FlushAndWait();
+}
+
+/*
+ * Sealing and flushing all is more than needed, but a write buffer does not know its
+ * first record.  Buffers are flushed by age, and the record comes long after its redo
+ * pointer, so little is left to wait for.
+ */
+static void
+CoverCheckpoint(XLogRecPtr redo)
+{
+	FlushAndWait();
+	if (IsUnderPostmaster)
+		StoreSetCoveredRedo(redo);
+}
+
+static void
+XlogRedo(XLogReaderState *record)
+{
+	uint8		info = XLogRecGetInfo(record) & ~XLR_INFO_MASK;
+
+	if (info == XLOG_CHECKPOINT_ONLINE || info == XLOG_CHECKPOINT_SHUTDOWN)
+	{
+		CheckPoint	checkpoint;
+
+		memcpy(&checkpoint, XLogRecGetData(record), sizeof(checkpoint));
+		CoverCheckpoint(checkpoint.redo);
+	}
+	original_xlog_redo(record);
+}
+
+void
+WorkerRecoveryInit(void)
+{
+	original_xlog_redo = RmgrTable[RM_XLOG_ID].rm_redo;
+	RmgrTable[RM_XLOG_ID].rm_redo = XlogRedo;
+	wal_recovery_hooks.redo_begin = RedoBegin;
+	wal_recovery_hooks.redo_end = RedoEnd;
+	membuf_startup_wait_hook = StartupWaitRound;
+}

@@ -1,0 +1,112 @@
+/*
+ * worker_shmem.c: the worker's shared memory, and what other processes may ask
+ * of the worker through it.
+ *
+ * Flush requests are tickets (worker_internal.h).  A backend waits for its ticket
+ * on a condition variable; it holds nothing while it waits.
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "storage/shmem.h"
+
+#include "base/base.h"
+#include "membuf/membuf.h"
+#include "store/store.h"
+#include "worker/worker_internal.h"
+
+/* A waiter looks this often (ms) whether the worker still exists. */
+#define TICKET_RECHECK	1000
+
+WorkerShared *worker_shared = NULL;
+
+Size
+WorkerShmemSize(void)
+{
+	return MAXALIGN(sizeof(WorkerShared));
+}
+
+void
+WorkerShmemInit(void)
+{
+	bool		found;
+
+	worker_shared = ShmemInitStruct("orbit storage worker", WorkerShmemSize(), &found);
+	if (found)
+		return;
+	memset(worker_shared, 0, sizeof(WorkerShared));
+	pg_atomic_init_u64(&worker_shared->requested, 0);
+	pg_atomic_init_u64(&worker_shared->served, 0);
+	pg_atomic_init_u32(&worker_shared->pid, 0);
+	pg_atomic_init_u32(&worker_shared->target_shutdown, 0);
+	ConditionVariableInit(&worker_shared->served_cv);
+	SpinLockInit(&worker_shared->mutex);
+}
+
+uint64
+WorkerTakeTicket(void)
+{
+	uint64		ticket = pg_atomic_add_fetch_u64(&worker_shared->requested, 1);
+
+	MembufWakeWorker();
+	return ticket;
+}
+
+bool
+WorkerTicketServed(uint64 ticket)
+{
+	return pg_atomic_read_u64(&worker_shared->served) >= ticket;
+}
+
+bool
+WorkerNothingToFlush(void)
+{
+	uint64		oldest;
+	uint64		active;
+	MembufArenaInfo info;
+
+	MembufGetRange(&oldest, &active);
+	return oldest == active && MembufArenaGetInfo(active, &info) && info.used == 0;
+}
+
+void
+WorkerFlushAll(void)
+{
+	uint64		ticket;
+
+	OrbitRequirePreload();
+	StoreAttach();
+	if (WorkerNothingToFlush())
+		return;
+
+	ticket = WorkerTakeTicket();
+	ConditionVariablePrepareToSleep(&worker_shared->served_cv);
+	while (!WorkerTicketServed(ticket))
+	{
+		if (WorkerPid() == 0)
+		{
+			ConditionVariableCancelSleep();
+			ereport(ERROR,
+					(errcode(ERRCODE_CANNOT_CONNECT_NOW),
+					 errmsg("the storage worker of orbit_fdw is not running"),
+					 errdetail("It has left because the server is shutting down.")));
+		}
+		(void) ConditionVariableTimedSleep(&worker_shared->served_cv, TICKET_RECHECK,
+										   ORBIT_WAIT_WORKER);
+	}
+	ConditionVariableCancelSleep();
+}
+
+void
+WorkerGetStats(WorkerStats *stats)
+{
+	SpinLockAcquire(&worker_shared->mutex);
+	*stats = worker_shared->stats;
+	SpinLockRelease(&worker_shared->mutex);
+}
+
+int
+WorkerPid(void)
+{
+	return (int) pg_atomic_read_u32(&worker_shared->pid);
+}

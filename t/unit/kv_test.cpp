@@ -1,0 +1,1475 @@
+/*
+ * kv_test.cpp: src/kv alone, without a server.  Prints TAP.
+ *
+ *   kv_test [scratch directory] [factor]
+ *
+ * Every database is opened in a forked child, never before a fork.  What a
+ * database must hold is a function of its generation (struct Model), so each
+ * process can tell by itself.  factor multiplies the kills and the time that the
+ * readers run (default 1).
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <functional>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "kv/kv.h"
+
+namespace kv
+{
+extern uint64_t manifest_bytes_for_tests;
+}
+
+using std::string;
+using std::vector;
+
+/* ---- processes and TAP ------------------------------------------------------------ */
+
+constexpr int Readers = 2;
+constexpr int Skip = 77;
+
+struct Shared
+{
+	std::atomic<uint64_t> generation;	/* newest acknowledged */
+	std::atomic<uint64_t> pin[Readers];
+	std::atomic<uint64_t> ready, inside, stop;
+	std::atomic<uint64_t> views, reopens, most_files, kills_inside, waited, bumps;
+	char		why[2000];
+};
+
+static Shared *shm;
+static string scratch;
+static int	factor = 1;
+static int	tests, failures;
+
+static void
+Fail(int line, const char *format,...)
+{
+	va_list		args;
+	size_t		n;
+
+	va_start(args, format);
+	n = snprintf(shm->why, sizeof shm->why, "line %d: ", line);
+	vsnprintf(shm->why + n, sizeof shm->why - n, format, args);
+	va_end(args);
+	_exit(1);
+}
+
+#define CHECK(cond, ...) do { if (!(cond)) Fail(__LINE__, __VA_ARGS__); } while (0)
+#define MUST(st) CHECK((st).code == KV_OK, "code %d: %s", (st).code, (st).message)
+#define EXPECT(st, want) \
+	CHECK((st).code == (want), "code %d, not %d: %s", (st).code, (want), (st).message)
+
+static pid_t
+Child(const std::function<void()> &f)
+{
+	pid_t		pid;
+
+	fflush(stdout);
+	pid = fork();
+	if (pid == 0)
+	{
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		alarm(120 * factor);
+		f();
+		_exit(0);
+	}
+	return pid;
+}
+
+/* 0, Skip, or something else for a failure. */
+static int
+Wait(pid_t pid)
+{
+	int			status;
+
+	waitpid(pid, &status, 0);
+	if (WIFSIGNALED(status))
+		snprintf(shm->why, sizeof shm->why, "signal %d", WTERMSIG(status));
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+}
+
+static void
+Report(const char *name, int result)
+{
+	tests++;
+	if (result == Skip)
+		printf("ok %d - %s # SKIP %s\n", tests, name, shm->why);
+	else
+		printf("%s %d - %s\n", result == 0 ? "ok" : "not ok", tests, name);
+	if (result != 0 && result != Skip)
+	{
+		failures++;
+		printf("# %s\n", shm->why);
+	}
+	fflush(stdout);
+}
+
+static double
+Now()
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec + t.tv_nsec / 1e9;
+}
+
+static uint32_t
+Hash(uint64_t a, uint64_t b)
+{
+	uint64_t	h = (a * 1000003 + b + 1) * UINT64_C(0x9e3779b97f4a7c15);
+
+	h ^= h >> 29;
+	h *= UINT64_C(0xbf58476d1ce4e5b9);
+	return static_cast<uint32_t>(h >> 32);
+}
+
+/* ---- files ----------------------------------------------------------------------------- */
+
+static vector<string>
+List(const string &dir, const string &suffix)
+{
+	vector<string> names;
+	DIR		   *d = opendir(dir.c_str());
+
+	while (struct dirent *e = d ? readdir(d) : nullptr)
+	{
+		string		name = e->d_name;
+
+		if (name[0] != '.' && name.size() >= suffix.size() &&
+			name.compare(name.size() - suffix.size(), suffix.size(), suffix) == 0)
+			names.push_back(name);
+	}
+	if (d)
+		closedir(d);
+	return names;
+}
+
+static string
+Fresh(const char *name)
+{
+	string		dir = scratch + "/" + name;
+	string		command = "rm -rf '" + dir + "'";
+
+	if (system(command.c_str()) != 0 || mkdir(dir.c_str(), 0700) != 0)
+		Fail(__LINE__, "cannot make %s", dir.c_str());
+	return dir;
+}
+
+static string
+Biggest(const string &dir)
+{
+	string		best;
+	off_t		most = -1;
+
+	for (auto &name : List(dir, ".sst"))
+	{
+		struct stat s;
+
+		if (stat((dir + "/" + name).c_str(), &s) == 0 && s.st_size > most)
+		{
+			most = s.st_size;
+			best = dir + "/" + name;
+		}
+	}
+	return best;
+}
+
+/* ---- short forms of the interface --------------------------------------------------------- */
+
+static KvOptions
+Small()
+{
+	KvOptions	o = {};
+
+	o.block_cache_bytes = 1 << 20;
+	o.target_file_bytes = 64 << 10;
+	o.max_background_jobs = 2;
+	o.compression = 1;
+	o.bottommost_compression = 2;
+	o.max_open_files = 40;
+	return o;
+}
+
+static KvDb *
+Primary(const string &dir, KvOptions o = Small())
+{
+	KvStatus	st;
+	KvDb	   *db;
+
+	KvOpenPrimary(dir.c_str(), &o, &db, &st);
+	MUST(st);
+	return db;
+}
+
+static KvDb *
+Secondary(const string &dir, KvOptions o = Small())
+{
+	KvStatus	st;
+	KvDb	   *db;
+
+	KvOpenSecondary(dir.c_str(), &o, &db, &st);
+	MUST(st);
+	return db;
+}
+
+static KvBatch *
+Begin(KvDb *db)
+{
+	KvStatus	st;
+	KvBatch    *b = KvBatchBegin(db, &st);
+
+	MUST(st);
+	return b;
+}
+
+static uint64_t
+Commit(KvBatch *b)
+{
+	KvStatus	st;
+	uint64_t	generation;
+
+	KvBatchCommit(b, &generation, &st);
+	MUST(st);
+	return generation;
+}
+
+static void
+Put(KvBatch *b, OrbitFamily f, const string &key, const string &value)
+{
+	KvStatus	st;
+
+	KvBatchPut(b, f, key.data(), key.size(), value.data(), value.size(), &st);
+	MUST(st);
+}
+
+static void
+Merge(KvBatch *b, const string &key, const string &value)
+{
+	KvStatus	st;
+
+	KvBatchMerge(b, ORBIT_PG_DATA, key.data(), key.size(), value.data(), value.size(), &st);
+	MUST(st);
+}
+
+static KvStatus
+Get(KvDb *db, OrbitFamily f, const string &key, string *value)
+{
+	KvStatus	st;
+	CodecBuf	out = {};
+
+	KvGet(db, f, key.data(), key.size(), &out, &st);
+	value->assign(out.data ? out.data : "", out.len);
+	CodecBufFree(&out);
+	return st;
+}
+
+static uint64_t
+Generation(KvDb *db, OrbitFamily f)
+{
+	KvStatus	st;
+	uint64_t	generation;
+
+	KvGeneration(db, f, &generation, &st);
+	MUST(st);
+	return generation;
+}
+
+static KvIter *
+Iterate(KvDb *db, OrbitFamily f, const string *lower = nullptr, const string *upper = nullptr)
+{
+	KvStatus	st;
+	KvIter	   *it = KvIterCreate(db, f, lower ? lower->data() : nullptr, lower ? lower->size() : 0,
+								  upper ? upper->data() : nullptr, upper ? upper->size() : 0,
+								  0, &st);
+
+	MUST(st);
+	return it;
+}
+
+static string
+Key(KvIter *it)
+{
+	const char *p;
+	size_t		n;
+
+	KvIterKey(it, &p, &n);
+	return string(p, n);
+}
+
+static string
+Value(KvIter *it)
+{
+	const char *p;
+	size_t		n;
+
+	KvIterValue(it, &p, &n);
+	return string(p, n);
+}
+
+static KvStatus
+Status(KvIter *it)
+{
+	KvStatus	st;
+
+	KvIterStatus(it, &st);
+	return st;
+}
+
+static string
+Scan(KvDb *db, OrbitFamily f, const string *lower = nullptr, const string *upper = nullptr)
+{
+	KvIter	   *it = Iterate(db, f, lower, upper);
+	string		out;
+
+	for (KvIterSeek(it, "", 0); KvIterValid(it); KvIterNext(it))
+		out += Key(it) + " ";
+	MUST(Status(it));
+	KvIterDestroy(it);
+	return out;
+}
+
+static string
+Number(uint64_t v)
+{
+	return string(reinterpret_cast<char *>(&v), sizeof v);
+}
+
+static uint64_t
+NumberOf(const string &s)
+{
+	uint64_t	v = 0;
+
+	CHECK(s.size() == sizeof v, "%zu bytes instead of a number", s.size());
+	memcpy(&v, s.data(), sizeof v);
+	return v;
+}
+
+static string
+Big(uint64_t v, int bytes)
+{
+	string		s;
+
+	while (bytes--)
+		s += static_cast<char>(v >> 8 * bytes);
+	return s;
+}
+
+static string
+PageKey(uint64_t storage, uint32_t page)
+{
+	char		key[CODEC_PAGE_KEY_SIZE];
+
+	CodecPageKey(key, storage, page);
+	return string(key, sizeof key);
+}
+
+/* ---- the model ------------------------------------------------------------------------------ */
+
+/*
+ * Generation g (unless a multiple of 5: those are empty batches) adds to three
+ * pages of storage 1 one entry each, whose xid is g + 3, and one index entry; it
+ * sets one record in pg_tables and in pg_metadata to g.
+ */
+constexpr uint32_t Pages = 150;
+using Page = std::map<int, vector<uint32_t>>;	/* slot -> xids, newest first */
+
+static string
+Payload(uint32_t xid, uint32_t page)
+{
+	string		s;
+
+	for (uint32_t i = 0, n = 40 + Hash(xid, page) % 400; i < n; i++)
+		s += static_cast<char>(Hash(xid + i / 4, page));
+	return s;
+}
+
+static string
+Encode(const Page &page, uint32_t number)
+{
+	CodecBuf	out = {};
+	CodecBuilder b;
+	string		image;
+
+	CodecBuildBegin(&b, &out);
+	for (auto &chain : page)
+	{
+		CHECK(CodecBuildChain(&b, chain.first), "chain");
+		for (uint32_t xid : chain.second)
+		{
+			string		payload = Payload(xid, number);
+			vector<char> bytes(sizeof(CodecEntry) + 8 + payload.size());
+			CodecEntry *e = reinterpret_cast<CodecEntry *>(bytes.data());
+
+			e->len = payload.size();
+			e->xid = xid;
+			e->cid = 0;
+			e->kind_flags = CODEC_UPDATE;
+			e->tag = xid % 200;
+			memcpy(bytes.data() + CODEC_ENTRY_HEADER, payload.data(), payload.size());
+			CHECK(CodecBuildEntry(&b, e), "entry");
+		}
+	}
+	CHECK(CodecBuildFinish(&b), "page");
+	CodecBuildFree(&b);
+	image.assign(out.data, out.len);
+	CodecBufFree(&out);
+	return image;
+}
+
+struct Model
+{
+	uint64_t	generation = 0;
+	uint64_t	last = 0;		/* last one that wrote something */
+	std::map<uint32_t, Page> pages;
+	std::set<string> index;
+
+	static string IndexKey(uint64_t g)
+	{
+		return Big(2, 8) + string("k") + Big(Hash(g, 9), 4) + Big(g, 6);
+	}
+
+	/* Goes to the next generation; the new entries, by page. */
+	std::map<uint32_t, Page> Step()
+	{
+		std::map<uint32_t, Page> delta;
+
+		generation++;
+		if (generation % 5 == 0)
+			return delta;
+		last = generation;
+		for (int i = 0; i < 3; i++)
+		{
+			uint32_t	page = Hash(generation, i) % Pages;
+			int			slot = 1 + generation % 7;
+
+			if (delta.count(page))
+				continue;
+			delta[page][slot].push_back(generation + 3);
+			auto	   &chain = pages[page][slot];
+
+			chain.insert(chain.begin(), generation + 3);
+		}
+		index.insert(IndexKey(generation));
+		return delta;
+	}
+
+	void		To(uint64_t g)
+	{
+		while (generation < g)
+			Step();
+	}
+};
+
+/* One flush of the model into db. */
+static void
+Flush(KvDb *db, Model *m)
+{
+	std::set<uint32_t> known;
+
+	for (auto &p : m->pages)
+		known.insert(p.first);
+
+	auto		delta = m->Step();
+	KvBatch    *b = Begin(db);
+
+	for (auto &p : delta)
+	{
+		string		key = PageKey(1, p.first), value = Encode(p.second, p.first);
+
+		if (known.count(p.first))
+			Merge(b, key, value);
+		else
+			Put(b, ORBIT_PG_DATA, key, value);
+	}
+	if (m->last == m->generation)
+	{
+		char		key[CODEC_STORAGE_KEY_SIZE];
+
+		CodecStorageKey(key, 1, CODEC_RECORD_COUNTERS);
+		Put(b, ORBIT_PG_INDEXES, Model::IndexKey(m->generation), "");
+		Put(b, ORBIT_PG_TABLES, string(key, sizeof key), Number(m->generation));
+		Put(b, ORBIT_PG_METADATA, CODEC_META_FLUSHED, Number(m->generation));
+	}
+	shm->inside = 1;
+	uint64_t	g = Commit(b);
+
+	shm->inside = 0;
+	CHECK(g == m->generation, "generation %lu, the model is at %lu", g, m->generation);
+	shm->generation = g;
+}
+
+static void
+ComparePages(KvDb *db, const Model &m)
+{
+	KvIter	   *it = Iterate(db, ORBIT_PG_DATA);
+	size_t		n = 0;
+
+	for (KvIterSeek(it, "", 0); KvIterValid(it); KvIterNext(it), n++)
+	{
+		uint64_t	storage;
+		uint32_t	page;
+		string		key = Key(it);
+
+		CHECK(CodecPageKeyParse(key.data(), key.size(), &storage, &page), "strange key");
+		auto		want = m.pages.find(page);
+
+		CHECK(want != m.pages.end(), "generation %lu: page %u is too much", m.generation, page);
+		CHECK(Value(it) == Encode(want->second, page), "generation %lu: page %u differs",
+			  m.generation, page);
+	}
+	MUST(Status(it));
+	KvIterDestroy(it);
+	CHECK(n == m.pages.size(), "generation %lu: %zu pages, not %zu", m.generation, n,
+		  m.pages.size());
+	for (int i = 0; i < 10; i++)
+	{
+		uint32_t	page = Hash(m.generation, i + 100) % (Pages + 5);
+		string		value;
+		KvStatus	st = Get(db, ORBIT_PG_DATA, PageKey(1, page), &value);
+		auto		want = m.pages.find(page);
+
+		EXPECT(st, want == m.pages.end() ? KV_NOT_FOUND : KV_OK);
+		CHECK(st.code == KV_NOT_FOUND || value == Encode(want->second, page), "get differs");
+	}
+}
+
+/* The families may stand at different generations in a secondary. */
+static void
+Compare(KvDb *db, Model *m)
+{
+	string		value, keys;
+	char		key[CODEC_STORAGE_KEY_SIZE];
+	Model		index, tables, metadata;
+
+	m->To(Generation(db, ORBIT_PG_DATA));
+	ComparePages(db, *m);
+
+	index.To(Generation(db, ORBIT_PG_INDEXES));
+	for (auto &k : index.index)
+		keys += k + " ";
+	CHECK(Scan(db, ORBIT_PG_INDEXES) == keys, "index entries of generation %lu",
+		  index.generation);
+	if (!index.index.empty())
+		MUST(Get(db, ORBIT_PG_INDEXES, *index.index.begin(), &value));
+
+	tables.To(Generation(db, ORBIT_PG_TABLES));
+	metadata.To(Generation(db, ORBIT_PG_METADATA));
+	if (tables.last == 0 || metadata.last == 0)
+		return;
+	CodecStorageKey(key, 1, CODEC_RECORD_COUNTERS);
+	MUST(Get(db, ORBIT_PG_TABLES, string(key, sizeof key), &value));
+	CHECK(NumberOf(value) == tables.last, "pg_tables: %lu, not %lu", NumberOf(value), tables.last);
+	MUST(Get(db, ORBIT_PG_METADATA, CODEC_META_FLUSHED, &value));
+	CHECK(NumberOf(value) == metadata.last, "pg_metadata: %lu, not %lu", NumberOf(value),
+		  metadata.last);
+}
+
+static void
+Compact(KvDb *db, OrbitFamily f)
+{
+	KvStatus	st;
+
+	KvCompactRange(db, f, nullptr, 0, nullptr, 0, &st);
+	MUST(st);
+}
+
+/* ---- one process ------------------------------------------------------------------------------- */
+
+static void
+TestBasics()
+{
+	string		dir = Fresh("basics"), value, a = "a", b = "b", d = "d";
+	KvDb	   *db = Primary(dir);
+
+	CHECK(Generation(db, ORBIT_PG_DATA) == 0, "generation of an empty database");
+	EXPECT(Get(db, ORBIT_PG_METADATA, "a", &value), KV_NOT_FOUND);
+	CHECK(Scan(db, ORBIT_PG_METADATA).empty(), "scan of an empty family");
+
+	KvBatch    *batch = Begin(db);
+
+	for (const char *k : {"a", "b", "c", "d"})
+		Put(batch, ORBIT_PG_METADATA, k, string("value of ") + k);
+	CHECK(Commit(batch) == 1, "first generation");
+	MUST(Get(db, ORBIT_PG_METADATA, "b", &value));
+	CHECK(value == "value of b", "%s", value.c_str());
+	CHECK(Scan(db, ORBIT_PG_METADATA) == "a b c d ", "scan");
+	CHECK(Scan(db, ORBIT_PG_METADATA, &b) == "b c d ", "lower bound");
+	CHECK(Scan(db, ORBIT_PG_METADATA, &b, &d) == "b c ", "bounds");
+
+	KvIter	   *it = Iterate(db, ORBIT_PG_METADATA, &a, &d);
+
+	KvIterSeek(it, "bb", 2);
+	CHECK(KvIterValid(it) && Key(it) == "c", "seek");
+	KvIterSeekForPrev(it, "bb", 2);
+	CHECK(KvIterValid(it) && Key(it) == "b" && Value(it) == "value of b", "seek for prev");
+	KvIterPrev(it);
+	CHECK(KvIterValid(it) && Key(it) == "a", "prev");
+	KvIterPrev(it);
+	CHECK(!KvIterValid(it), "prev stops at the first key, not at a generation key");
+	MUST(Status(it));
+
+	KvStatus	st;
+
+	batch = Begin(db);
+	KvBatchDelete(batch, ORBIT_PG_METADATA, "b", 1, &st);
+	MUST(st);
+	Put(batch, ORBIT_PG_METADATA, "c", "new");
+	CHECK(Commit(batch) == 2, "second generation");
+	EXPECT(Get(db, ORBIT_PG_METADATA, "b", &value), KV_NOT_FOUND);
+	CHECK(Scan(db, ORBIT_PG_METADATA) == "a c d ", "scan after delete");
+	KvIterSeek(it, "b", 1);
+	CHECK(KvIterValid(it) && Key(it) == "b", "an iterator keeps its version");
+	KvIterDestroy(it);
+
+	/* the trim at 128 retires files that only generation 129 can tag */
+	for (int i = 3; i <= 128; i++)
+		CHECK(Commit(Begin(db)) == static_cast<uint64_t>(i), "empty batches count on");
+	CHECK(List(dir + "/live", ".sst").size() >= 4 * 120, "retired files wait");
+	int			untagged, waiting;
+
+	KvUnlinkRetired(db, 0, &untagged, &waiting);
+	CHECK(untagged > 4 * 50 && waiting > 4 * 110, "%d of %d untagged", untagged, waiting);
+	Commit(Begin(db));
+	KvUnlinkRetired(db, 128, &untagged, &waiting);
+	CHECK(untagged == 0 && waiting > 4 * 50, "a tag above min_generation: %d %d", untagged, waiting);
+	KvUnlinkRetired(db, 129, &untagged, &waiting);
+	CHECK(untagged == 0 && waiting == 0, "%d %d", untagged, waiting);
+	CHECK(List(dir + "/live", ".sst").size() < 4 * 5, "trimmed generation keys are deleted");
+	CHECK(KvLevelZeroFiles(db) <= 2, "generation keys climb to level 0");
+	KvClose(db);
+
+	db = Primary(dir);
+	for (int f = 0; f < ORBIT_NFAMILIES; f++)
+		CHECK(Generation(db, static_cast<OrbitFamily>(f)) == 129, "generation after reopening");
+	MUST(Get(db, ORBIT_PG_METADATA, "c", &value));
+	CHECK(value == "new", "%s", value.c_str());
+	CHECK(Commit(Begin(db)) == 130, "generation goes on");
+	KvClose(db);
+}
+
+static void
+TestMerge()
+{
+	string		dir = Fresh("merge"), value;
+	KvDb	   *db = Primary(dir);
+	Model		m;
+
+	for (int i = 0; i < 40; i++)
+		Flush(db, &m);
+	Compare(db, &m);
+	Compact(db, ORBIT_PG_DATA);
+	Compare(db, &m);
+
+	/* a delta without a base, then garbage on top of it */
+	KvBatch    *b = Begin(db);
+	Page		page;
+
+	page[4] = {77, 76};
+	Merge(b, PageKey(9, 1), Encode(page, 1));
+	Put(b, ORBIT_PG_DATA, PageKey(9, 2), Encode(page, 2));
+	Commit(b);
+	MUST(Get(db, ORBIT_PG_DATA, PageKey(9, 1), &value));
+	CHECK(value == Encode(page, 1), "lone operand");
+	b = Begin(db);
+	Merge(b, PageKey(9, 1), "garbage");
+	Commit(b);
+
+	KvStatus	st = Get(db, ORBIT_PG_DATA, PageKey(9, 1), &value);
+
+	EXPECT(st, KV_CORRUPTION);
+	CHECK(strstr(st.message, "damaged page"), "%s", st.message);
+
+	KvIter	   *it = Iterate(db, ORBIT_PG_DATA);
+	string		from = PageKey(9, 0);
+
+	KvIterSeek(it, from.data(), from.size());
+	CHECK(!KvIterValid(it), "an iterator shows a page that cannot be merged");
+	EXPECT(Status(it), KV_CORRUPTION);
+	KvIterDestroy(it);
+	MUST(Get(db, ORBIT_PG_DATA, PageKey(9, 2), &value));
+	KvClose(db);
+}
+
+static void
+TestRefusals()
+{
+	string		dir = Fresh("refusals");
+	KvStatus	st;
+	KvDb	   *db = Primary(dir), *second;
+	KvOptions	o = Small();
+	KvBatch    *b = Begin(db);
+	uint64_t	g;
+	char		key[CODEC_GENERATION_KEY_SIZE];
+	string		value;
+
+	Put(b, ORBIT_PG_TABLES, "b", "1");
+	KvBatchPut(b, ORBIT_PG_TABLES, "b", 1, "2", 1, &st);
+	EXPECT(st, KV_INVALID);
+	KvBatchPut(b, ORBIT_PG_TABLES, "c", 1, "2", 1, &st);
+	EXPECT(st, KV_INVALID);		/* the batch has failed */
+	KvBatchCommit(b, &g, &st);
+	EXPECT(st, KV_INVALID);
+	CHECK(List(dir + "/stage", "").empty(), "a failed batch leaves files");
+	EXPECT(Get(db, ORBIT_PG_TABLES, "b", &value), KV_NOT_FOUND);
+
+	b = Begin(db);
+	CodecGenerationKey(key, 5);
+	KvBatchPut(b, ORBIT_PG_TABLES, key, sizeof key, "", 0, &st);
+	EXPECT(st, KV_INVALID);
+	KvBatchAbort(b);
+
+	b = Begin(db);
+	KvBatchMerge(b, ORBIT_PG_TABLES, "b", 1, "", 0, &st);
+	EXPECT(st, KV_INVALID);
+	KvBatchAbort(b);
+
+	b = Begin(db);
+	Put(b, ORBIT_PG_DATA, PageKey(1, 1), string(300000, 'x'));
+	KvBatchSplit(b, ORBIT_PG_DATA, &st);
+	MUST(st);
+	Put(b, ORBIT_PG_DATA, PageKey(2, 1), "y");
+	KvBatchAbort(b);
+	CHECK(List(dir + "/stage", "").empty(), "an aborted batch leaves files");
+	CHECK(Commit(Begin(db)) >= 1, "work goes on");
+
+	KvOpenPrimary(dir.c_str(), &o, &second, &st);
+	EXPECT(st, KV_BUSY);
+	CHECK(second == nullptr, "handle in spite of an error");
+	KvClose(db);
+
+	o.compression = 9;
+	KvOpenPrimary(dir.c_str(), &o, &second, &st);
+	EXPECT(st, KV_INVALID);
+	o = Small();
+	KvOpenSecondary((dir + "/nothing").c_str(), &o, &second, &st);
+	EXPECT(st, KV_INVALID);
+	KvOpenPrimary((dir + "/nothing").c_str(), &o, &second, &st);
+	EXPECT(st, KV_IO_ERROR);
+	db = Secondary(dir);
+	b = KvBatchBegin(db, &st);
+	EXPECT(st, KV_INVALID);
+	CHECK(b == nullptr, "batch of a secondary");
+	KvClose(db);
+	KvClose(nullptr);
+}
+
+/* Keys of several lengths around the prefix extractor's domain. */
+static void
+TestIndexKeys()
+{
+	string		dir = Fresh("index"), value, all, under;
+	KvDb	   *db = Primary(dir);
+	std::set<string> keys;
+	KvStatus	st;
+
+	for (int i = 0; i < 3000; i++)
+	{
+		string		k = Big(1 + Hash(i, 1) % 3, 8);
+
+		for (uint32_t j = 0, n = Hash(i, 2) % 40; j < n; j++)
+			k += static_cast<char>(Hash(i, j + 3) % 3);
+		keys.insert(k);
+	}
+	for (int round = 0; round < 3; round++)
+	{
+		KvBatch    *b = Begin(db);
+		int			i = 0;
+
+		for (auto &k : keys)
+			if (i++ % 3 == round)
+				Put(b, ORBIT_PG_INDEXES, k, std::to_string(k.size()));
+		Commit(b);
+	}
+	for (int compacted = 0; compacted < 2; compacted++)
+	{
+		string		low = Big(2, 8), high = Big(3, 8);
+
+		for (auto &k : keys)
+		{
+			MUST(Get(db, ORBIT_PG_INDEXES, k, &value));
+			CHECK(value == std::to_string(k.size()), "value");
+			st = Get(db, ORBIT_PG_INDEXES, k + "absent", &value);
+			EXPECT(st, keys.count(k + "absent") ? KV_OK : KV_NOT_FOUND);
+		}
+		all = under = "";
+		for (auto &k : keys)
+		{
+			all += k + " ";
+			if (k >= low && k < high)
+				under += k + " ";
+		}
+		CHECK(Scan(db, ORBIT_PG_INDEXES) == all, "scan of everything");
+		CHECK(Scan(db, ORBIT_PG_INDEXES, &low, &high) == under, "scan of one storage");
+		Compact(db, ORBIT_PG_INDEXES);
+	}
+	KvClose(db);
+}
+
+static void
+TestCheckpoint()
+{
+	string		dir = Fresh("checkpoint"), copy = Fresh("checkpoint_copy");
+	KvDb	   *db = Primary(dir);
+	Model		m, old;
+	KvStatus	st;
+
+	for (int i = 0; i < 30; i++)
+		Flush(db, &m);
+	KvCheckpoint(db, (copy + "/live").c_str(), &st);
+	MUST(st);
+	KvCheckpoint(db, (copy + "/live").c_str(), &st);
+	EXPECT(st, KV_INVALID);
+	for (int i = 0; i < 30; i++)
+		Flush(db, &m);
+	Compact(db, ORBIT_PG_DATA);
+	Compare(db, &m);
+	KvClose(db);
+
+	db = Primary(copy);
+	CHECK(Generation(db, ORBIT_PG_DATA) == 30, "generation of the copy");
+	Compare(db, &old);
+	Flush(db, &old);
+	Compare(db, &old);
+	KvClose(db);
+	db = Primary(dir);
+	Compare(db, &m);
+
+	char	   *text = KvTextProperty(db, ORBIT_PG_DATA, "rocksdb.levelstats");
+	uint64_t	keys = 0;
+
+	CHECK(text != nullptr && strstr(text, "Level"), "text property");
+	free(text);
+	CHECK(KvIntProperty(db, ORBIT_PG_DATA, "rocksdb.estimate-num-keys", &keys) && keys > 0,
+		  "number property");
+	CHECK(!KvIntProperty(db, ORBIT_PG_DATA, "rocksdb.nothing", &keys), "unknown property");
+	KvClose(db);
+}
+
+/* Large fresh storages, a file each: to the lowest level, none in level 0. */
+static void
+TestLevels()
+{
+	string		dir = Fresh("levels"), page(6000, 'p'), value;
+	KvDb	   *db = Primary(dir);
+	KvStatus	st;
+	uint32_t	next = 1;
+
+	for (int flush = 0; flush < 10; flush++)
+	{
+		KvBatch    *b = Begin(db);
+
+		for (uint64_t storage = 1; storage <= 2; storage++)
+		{
+			for (uint32_t p = next; p < next + 50; p++)
+				Put(b, ORBIT_PG_DATA, PageKey(storage, p), page + std::to_string(p));
+			KvBatchSplit(b, ORBIT_PG_DATA, &st);
+			MUST(st);
+		}
+		next += 50;
+		Commit(b);
+	}
+	CHECK(KvLevelZeroFiles(db) == 0, "%d files in level 0", KvLevelZeroFiles(db));
+
+	char	   *lowest = KvTextProperty(db, ORBIT_PG_DATA, "rocksdb.num-files-at-level6");
+
+	CHECK(lowest && atoi(lowest) >= 10 + 2 * 10, "only %s files at the bottom", lowest);
+	free(lowest);
+	MUST(Get(db, ORBIT_PG_DATA, PageKey(2, 77), &value));
+	CHECK(value == page + "77", "page");
+	KvClose(db);
+}
+
+/* Threads of RocksDB block every signal; a secondary has none. */
+static void
+TestThreads()
+{
+	string		dir = Fresh("threads");
+	KvDb	   *db = Primary(dir);
+	Model		m;
+
+	for (int i = 0; i < 20; i++)
+		Flush(db, &m);
+	Compact(db, ORBIT_PG_DATA);
+	Compact(db, ORBIT_PG_METADATA);
+
+	int			threads = 0;
+	sigset_t	now;
+
+	for (auto &task : List("/proc/self/task", ""))
+	{
+		FILE	   *f = fopen(("/proc/self/task/" + task + "/status").c_str(), "r");
+		char		line[300];
+		unsigned long long mask = 0;
+
+		if (atoi(task.c_str()) == getpid() || f == nullptr)
+			continue;
+		while (fgets(line, sizeof line, f))
+			if (strncmp(line, "SigBlk:", 7) == 0)
+				mask = strtoull(line + 7, nullptr, 16);
+		fclose(f);
+		threads++;
+		for (int sig : {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGALRM, SIGCHLD, SIGURG})
+			CHECK(mask >> (sig - 1) & 1, "thread %s takes signal %d", task.c_str(), sig);
+	}
+	CHECK(threads > 0, "no thread seen");
+	pthread_sigmask(SIG_SETMASK, nullptr, &now);
+	CHECK(!sigismember(&now, SIGTERM) && !sigismember(&now, SIGALRM), "mask not restored");
+	KvClose(db);
+}
+
+static void
+TestSecondaryThreads()
+{
+	string		dir = scratch + "/threads";
+	KvDb	   *db = Secondary(dir);
+	Model		m;
+	uint64_t	reached;
+	bool		reopened;
+	KvStatus	st;
+
+	Compare(db, &m);
+	KvCatchUp(db, 21, &reached, &reopened, &st);
+	EXPECT(st, KV_STALE);
+	CHECK(reached == 20 && reopened, "reached %lu", reached);
+	Compare(db, &m);
+	CHECK(List("/proc/self/task", "").size() == 1, "a secondary has started threads");
+	KvClose(db);
+	CHECK(List(dir, "LOG").empty() && List(dir + "/nowal", "").empty(), "files of a secondary");
+}
+
+/* ---- damage ------------------------------------------------------------------------------------ */
+
+constexpr uint32_t DamagePages = 400;
+
+static string
+DamageValue(uint32_t p)
+{
+	string		s;
+
+	for (int i = 0; i < 4000; i++)
+		s += static_cast<char>(Hash(p, i));
+	return s;
+}
+
+static void
+MakePages(const string &dir)
+{
+	KvOptions	o = Small();
+
+	o.compression = o.bottommost_compression = 0;
+
+	KvDb	   *db = Primary(dir, o);
+	KvBatch    *b = Begin(db);
+
+	for (uint32_t p = 0; p < DamagePages; p++)
+		Put(b, ORBIT_PG_DATA, PageKey(1, p), DamageValue(p));
+	Commit(b);
+	KvClose(db);
+}
+
+/* Reads all pages both ways; every answer is right or the error expected. */
+static void
+ReadDamaged(KvDb *db, KvCode want)
+{
+	KvIter	   *it = Iterate(db, ORBIT_PG_DATA);
+	uint32_t	n = 0, bad = 0;
+
+	for (KvIterSeek(it, "", 0); KvIterValid(it); KvIterNext(it), n++)
+		CHECK(Key(it) == PageKey(1, n) && Value(it) == DamageValue(n), "page %u is wrong", n);
+	CHECK(n < DamagePages, "the damage was not met");
+	EXPECT(Status(it), want);
+	KvIterDestroy(it);
+	for (uint32_t p = 0; p < DamagePages; p++)
+	{
+		string		value;
+		KvStatus	st = Get(db, ORBIT_PG_DATA, PageKey(1, p), &value);
+
+		if (st.code != KV_OK)
+			EXPECT(st, want);
+		else
+			CHECK(value == DamageValue(p), "page %u is wrong", p);
+		bad += st.code != KV_OK;
+	}
+	CHECK(bad > 0 && bad < DamagePages / 2, "%u pages cannot be read", bad);
+}
+
+static void
+TestCorruption()
+{
+	string		dir = Fresh("corruption");
+
+	MakePages(dir);
+
+	string		file = Biggest(dir + "/live");
+	int			fd = open(file.c_str(), O_RDWR);
+	struct stat s;
+	char		byte;
+
+	CHECK(fd >= 0 && fstat(fd, &s) == 0, "%s", file.c_str());
+	CHECK(pread(fd, &byte, 1, s.st_size / 2) == 1, "read");
+	byte ^= 0x10;
+	CHECK(pwrite(fd, &byte, 1, s.st_size / 2) == 1, "write");
+	close(fd);
+
+	KvDb	   *db = Secondary(dir);
+
+	ReadDamaged(db, KV_CORRUPTION);
+	KvClose(db);
+	db = Primary(dir);
+	ReadDamaged(db, KV_CORRUPTION);
+	KvClose(db);
+}
+
+/* K20: without a file in the middle a scan must not end early and say OK. */
+static void
+TestMissingFile()
+{
+	string		dir = Fresh("missing");
+	KvOptions	o = Small();
+	KvDb	   *db;
+	KvStatus	st;
+
+	MakePages(dir);
+	o.max_open_files = 20;
+	db = Secondary(dir, o);
+
+	vector<string> files = List(dir + "/live", ".sst");
+
+	std::sort(files.begin(), files.end());
+	CHECK(files.size() > 20, "only %zu files", files.size());
+	CHECK(unlink((dir + "/live/" + files[files.size() * 3 / 4]).c_str()) == 0, "unlink");
+	ReadDamaged(db, KV_IO_ERROR);
+	KvClose(db);
+	KvOpenPrimary(dir.c_str(), &o, &db, &st);
+	EXPECT(st, KV_CORRUPTION);
+}
+
+/* ---- full disk --------------------------------------------------------------------------------- */
+
+static bool
+WriteFile(const char *path, const string &text)
+{
+	int			fd = open(path, O_WRONLY);
+	bool		ok = fd >= 0 &&
+		write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size());
+
+	close(fd);
+	return ok;
+}
+
+/* A small file system of our own; false when that is not allowed here. */
+static bool
+MountSmall(const string &dir, const char *options)
+{
+	string		uid = std::to_string(getuid()), gid = std::to_string(getgid());
+
+	if (unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0)
+		return false;
+	return WriteFile("/proc/self/setgroups", "deny") &&
+		WriteFile("/proc/self/uid_map", "0 " + uid + " 1") &&
+		WriteFile("/proc/self/gid_map", "0 " + gid + " 1") &&
+		mount("tmpfs", dir.c_str(), "tmpfs", 0, options) == 0;
+}
+
+static void
+TestFullDisk()
+{
+	string		dir = Fresh("full");
+	KvStatus	st = {};
+	Model		m;
+
+	if (!MountSmall(dir, "size=12m"))
+	{
+		snprintf(shm->why, sizeof shm->why, "cannot mount a file system here");
+		_exit(Skip);
+	}
+
+	KvDb	   *db = Primary(dir);
+	int			fd = open((dir + "/filler").c_str(), O_CREAT | O_WRONLY, 0600);
+	int			refused = 0;
+	string		noise;
+
+	for (int i = 0; i < 20; i++)
+		Flush(db, &m);
+	for (int i = 0; i < 8192; i++)
+		noise += static_cast<char>(Hash(i, 5));
+	for (int room = 0; room <= 400; room += 20)
+	{
+		uint64_t	g;
+
+		/* fill the disk, then leave a little room: each round fails elsewhere */
+		lseek(fd, 0, SEEK_END);
+		while (write(fd, noise.data(), noise.size()) == static_cast<ssize_t>(noise.size()))
+			;
+		off_t		size = lseek(fd, 0, SEEK_END);
+
+		CHECK(ftruncate(fd, size - room * 1024) == 0, "truncate");
+
+		KvBatch    *b = Begin(db);
+
+		for (uint32_t p = 0; p < 20; p++)
+		{
+			string		key = PageKey(50, p);
+
+			KvBatchPut(b, ORBIT_PG_DATA, key.data(), key.size(), noise.data(), noise.size(), &st);
+		}
+		KvBatchCommit(b, &g, &st);
+		refused += st.code == KV_NO_SPACE;
+		CHECK(st.code == KV_OK || st.code == KV_NO_SPACE, "code %d: %s", st.code, st.message);
+		CHECK(ftruncate(fd, 0) == 0, "truncate");
+		KvResume(db, &st);
+		MUST(st);
+		KvBackgroundError(db, &st);
+		MUST(st);
+		CHECK(List(dir + "/stage", "").empty(), "a failed commit leaves files");
+		for (auto &page : m.pages)
+		{
+			string		value;
+
+			MUST(Get(db, ORBIT_PG_DATA, PageKey(1, page.first), &value));
+			CHECK(value == Encode(page.second, page.first), "old data has changed");
+		}
+	}
+	CHECK(refused > 3, "only %d commits met a full disk", refused);
+	KvClose(db);
+	db = Primary(dir);
+	KvClose(db);
+	umount2(dir.c_str(), MNT_DETACH);
+}
+
+/* ---- several processes ---------------------------------------------------------------------------- */
+
+static int
+TestBusy()
+{
+	string		dir = Fresh("busy");
+	pid_t		owner;
+	int			result;
+
+	shm->ready = shm->stop = 0;
+	owner = Child([&] {
+		Primary(dir);
+		shm->ready = 1;
+		while (!shm->stop)
+			usleep(1000);
+	});
+	while (!shm->ready && waitpid(owner, nullptr, WNOHANG) == 0)
+		usleep(1000);
+	result = Wait(Child([&] {
+		KvStatus	st;
+		KvDb	   *db;
+		KvOptions	o = Small();
+
+		KvOpenPrimary(dir.c_str(), &o, &db, &st);
+		EXPECT(st, KV_BUSY);
+	}));
+	kill(owner, SIGKILL);
+	Wait(owner);
+	return result || Wait(Child([&] { KvClose(Primary(dir)); }));
+}
+
+/* Kills while the database is being made: the next open completes it. */
+static int
+TestKillsAtBirth()
+{
+	for (int i = 0; i < 20 * factor; i++)
+	{
+		string		dir = Fresh("birth");
+		pid_t		pid = Child([&] { Primary(dir); pause(); });
+		int			result;
+
+		usleep(Hash(i, 3) % 25000);
+		kill(pid, SIGKILL);
+		waitpid(pid, nullptr, 0);
+		result = Wait(Child([&] {
+			KvDb	   *db = Primary(dir);
+			Model		m;
+
+			Flush(db, &m);
+			Compare(db, &m);
+			KvClose(db);
+			Compare(db = Secondary(dir), &m);
+			KvClose(db);
+		}));
+		if (result != 0)
+			return result;
+	}
+	return 0;
+}
+
+/* Kills the primary at any moment, half of the time inside a commit. */
+static int
+TestKills()
+{
+	string		dir = Fresh("kills");
+	int			kills = 50 * factor;
+
+	shm->generation = shm->kills_inside = 0;
+	for (int i = 0; i <= kills; i++)
+	{
+		shm->ready = shm->inside = 0;
+
+		pid_t		pid = Child([&] {
+			KvDb	   *db = Primary(dir);
+			Model		m;
+			int			untagged, waiting;
+
+			for (int f = 1; f < ORBIT_NFAMILIES; f++)
+				CHECK(Generation(db, static_cast<OrbitFamily>(f)) == Generation(db, ORBIT_PG_DATA),
+					  "families differ");
+			CHECK(Generation(db, ORBIT_PG_DATA) >= shm->generation,
+				  "an acknowledged flush is gone: %lu < %lu", Generation(db, ORBIT_PG_DATA),
+				  shm->generation.load());
+			Compare(db, &m);
+			CHECK(List(dir + "/stage", "").empty(), "leftovers in stage");
+			shm->ready = 1;
+			while (i < kills)
+			{
+				Flush(db, &m);
+				KvUnlinkRetired(db, UINT64_MAX, &untagged, &waiting);
+				if (m.generation % 50 == 0)
+					Compact(db, ORBIT_PG_DATA);
+			}
+			KvClose(db);
+		});
+
+		if (i == kills)
+			return Wait(pid);
+		while (!shm->ready)
+		{
+			if (waitpid(pid, nullptr, WNOHANG) != 0)
+				return 1;
+			usleep(200);
+		}
+		usleep(Hash(i, 1) % 60000);
+		for (double end = Now() + 1; i % 2 && !shm->inside && Now() < end;)
+			;
+		for (int n = Hash(i, 2) % 200; i % 2 && n > 0; n--)
+			usleep(50);
+		kill(pid, SIGKILL);
+		shm->kills_inside += shm->inside;
+		waitpid(pid, nullptr, 0);
+	}
+	return 0;
+}
+
+/*
+ * A backend: catch up to what is published, prove, compare, move the pin.  An
+ * iterator stays open over catch-ups, as scans of a statement may.
+ */
+static void
+Reader(const string &dir, int me)
+{
+	KvDb	   *db = Secondary(dir);
+	Model		m;
+
+	for (int round = 1; !shm->stop; round++)
+	{
+		KvStatus	st;
+		uint64_t	want = shm->generation, reached;
+		bool		reopened;
+		KvIter	   *it = Iterate(db, ORBIT_PG_DATA);
+		Model		old = m;
+		size_t		n = 0;
+
+		KvCatchUp(db, want, &reached, &reopened, &st);
+		MUST(st);
+		CHECK(reached >= want, "OK at %lu, not %lu", reached, want);
+		shm->reopens += reopened;
+		/* the pin still covers the old version, whatever has happened since */
+		if (old.generation > 0)
+		{
+			for (KvIterSeek(it, "", 0); KvIterValid(it); KvIterNext(it))
+				n++;
+			MUST(Status(it));
+			CHECK(n == old.pages.size(), "old version: %zu pages, not %zu", n, old.pages.size());
+		}
+		KvIterDestroy(it);
+		Compare(db, &m);
+		CHECK(m.generation >= want, "stale");
+		shm->pin[me] = reached;
+		shm->views++;
+
+		uint64_t	files = List("/proc/self/fd", "").size();
+
+		if (files > shm->most_files)
+			shm->most_files = files;
+		if (round % 200 == 0)
+		{
+			KvClose(db);
+			db = Secondary(dir);
+			m.To(Generation(db, ORBIT_PG_DATA));
+		}
+		usleep(Hash(round, me) % 3000);
+	}
+	KvClose(db);
+}
+
+static uint64_t
+LowestPin()
+{
+	uint64_t	low = UINT64_MAX;
+
+	for (auto &pin : shm->pin)
+		low = pin < low ? pin.load() : low;
+	return low;
+}
+
+static size_t
+FilesOfVersion(KvDb *db)
+{
+	size_t		n = 0;
+
+	for (int f = 0; f < ORBIT_NFAMILIES; f++)
+		for (int level = 0; level < 7; level++)
+		{
+			string		name = "rocksdb.num-files-at-level" + std::to_string(level);
+			char	   *text = KvTextProperty(db, static_cast<OrbitFamily>(f), name.c_str());
+
+			CHECK(text != nullptr, "%s", name.c_str());
+			n += atoi(text);
+			free(text);
+		}
+	return n;
+}
+
+/* The worker, until told to stop or killed; phase 1 also closes and reopens. */
+static void
+Writer(const string &dir, int phase, double seconds)
+{
+	KvDb	   *db = Primary(dir);
+	Model		m;
+	int			untagged = 0, waiting = 0;
+	double		end = Now() + seconds;
+
+	m.To(Generation(db, ORBIT_PG_DATA));
+	Compare(db, &m);
+	shm->ready = 1;
+	for (int i = 1; Now() < end; i++)
+	{
+		Flush(db, &m);
+		KvUnlinkRetired(db, LowestPin(), &untagged, &waiting);
+		if (static_cast<uint64_t>(waiting) > shm->waited)
+			shm->waited = waiting;
+		if (i % 25 == 0)
+			Compact(db, static_cast<OrbitFamily>(i / 25 % ORBIT_NFAMILIES));
+		if (phase == 1 && i == 60)
+		{
+			KvClose(db);
+			db = Primary(dir);
+		}
+	}
+	/* at rest: a few more generations, and every file retired is gone */
+	size_t		files = 1, used = 0;
+
+	for (end = Now() + 5; Now() < end && (waiting > 0 || files != used); usleep(20000))
+	{
+		if (untagged > 0)
+		{
+			Flush(db, &m);
+			shm->bumps++;
+		}
+		KvUnlinkRetired(db, LowestPin(), &untagged, &waiting);
+		files = List(dir + "/live", ".sst").size();
+		used = FilesOfVersion(db);
+	}
+	CHECK(waiting == 0 && files == used, "%d files wait for ever, %d untagged; %zu files, %zu used",
+		  waiting, untagged, files, used);
+	Compare(db, &m);
+	KvClose(db);
+}
+
+static int
+TestReaders()
+{
+	string		dir = Fresh("readers");
+	pid_t		reader[Readers], writer;
+	int			result = 0;
+
+	kv::manifest_bytes_for_tests = 16 << 10;
+	shm->stop = shm->generation = shm->views = shm->reopens = shm->most_files = 0;
+	shm->waited = shm->bumps = 0;
+	for (auto &pin : shm->pin)
+		pin = 0;
+	if (Wait(Child([&] { KvDb *db = Primary(dir); Model m; Flush(db, &m); KvClose(db); })) != 0)
+		return 1;
+	for (int i = 0; i < Readers; i++)
+		reader[i] = Child([&] { Reader(dir, i); });
+
+	shm->ready = 0;
+	writer = Child([&] { Writer(dir, 0, 1000); });
+	usleep(1200000 * factor);
+	kill(writer, SIGKILL);		/* readers go on over a new primary */
+	waitpid(writer, nullptr, 0);
+	result |= Wait(Child([&] { Writer(dir, 1, 2.5 * factor); }));
+	shm->stop = 1;
+	for (pid_t pid : reader)
+		result |= Wait(pid);
+	kv::manifest_bytes_for_tests = 0;
+	printf("# %lu generations, %lu views proven and compared, %lu reopens, at most %lu open files, "
+		   "at most %lu retired files, %lu bumps at the end\n",
+		   shm->generation.load(), shm->views.load(), shm->reopens.load(), shm->most_files.load(),
+		   shm->waited.load(), shm->bumps.load());
+	if (result == 0 && (shm->most_files > 40 + 15 || shm->views < 20))
+	{
+		snprintf(shm->why, sizeof shm->why, "too many open files or too few views");
+		result = 1;
+	}
+	return result;
+}
+
+int
+main(int argc, char **argv)
+{
+	char		made[] = "/tmp/kv_test.XXXXXX";
+
+	shm = static_cast<Shared *>(mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE,
+									 MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+	scratch = argc > 1 ? argv[1] : mkdtemp(made);
+	factor = argc > 2 ? atoi(argv[2]) : 1;
+
+	printf("1..15\n");
+	Report("put, get, delete, iterate, generations, reopen", Wait(Child(TestBasics)));
+	Report("merge, and a damaged operand", Wait(Child(TestMerge)));
+	Report("refusals", Wait(Child(TestRefusals)));
+	Report("index keys of all lengths", Wait(Child(TestIndexKeys)));
+	Report("checkpoint and properties", Wait(Child(TestCheckpoint)));
+	Report("fresh pages fall to the lowest level", Wait(Child(TestLevels)));
+	Report("threads block signals", Wait(Child(TestThreads)));
+	Report("a secondary starts no thread and says when it is stale",
+		   Wait(Child(TestSecondaryThreads)));
+	Report("a flipped byte gives an error, never wrong data", Wait(Child(TestCorruption)));
+	Report("a missing file ends a scan with an error", Wait(Child(TestMissingFile)));
+	Report("full disk", Wait(Child(TestFullDisk)));
+	Report("lock", TestBusy());
+	Report("kill -9 while the database is made", TestKillsAtBirth());
+	Report("kill -9 at any moment", TestKills());
+	printf("# %lu kills inside a commit, generation %lu\n", shm->kills_inside.load(),
+		   shm->generation.load());
+	Report("readers in other processes", TestReaders());
+
+	if (argc <= 1 && system(("rm -rf '" + scratch + "'").c_str()) != 0)
+		printf("# cannot remove %s\n", scratch.c_str());
+	return failures == 0 ? 0 : 1;
+}
