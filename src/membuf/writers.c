@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "replication/walsender.h"
 
 #include "membuf/control.h"
 
@@ -19,6 +20,15 @@ MembufAttachWriter(void)
 {
 	if (likely(attached) || AmStartupProcess())
 		return;
+
+	/*
+	 * A walsender outlives the shutdown checkpoint, which waits for the worker, which
+	 * waits for its writers.
+	 */
+	if (am_walsender)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot write to tables that use access method \"orbit\" over a replication connection")));
 	MembufRegisterCleanup();
 	(void) pg_atomic_fetch_add_u32(&membuf_control->writers, 1);
 	attached = true;

@@ -214,13 +214,13 @@ RowDelete(Relation rel, ItemPointer tid, CommandId cid, Snapshot snapshot,
 		if (old == NULL)
 			old = RowHeapTuple(rel, &m.s.target);
 		RowStateClose(&m.s);
-		CheckForSerializableConflictIn(rel, &m.s.canonical, InvalidBlockNumber);
+		CheckForSerializableConflictIn(rel, &m.tid, m.s.page);
 		if (change.old == NULL)
 			SetOldImage(&m, &change, old, true);
 		OrbitStopPoint("row_delete");
 	} while (!RowPush(rel, &m.s, &change));
 
-	CheckForSerializableConflictIn(rel, &m.s.canonical, InvalidBlockNumber);
+	CheckForSerializableConflictIn(rel, &m.tid, m.s.page);
 	RowDeleteToast(rel, old, false);
 	EndModify(&m);
 	pgstat_count_heap_delete(rel);
@@ -395,7 +395,7 @@ WriteUpdate(RowModify *m, RowUpdating *u, int tag, ItemPointer newtid)
 		change.entry.kind_flags |= CODEC_KEYS_UPDATED;
 
 	identity = SetOldImage(m, &change, u->old, u->changes_identity);
-	CheckForSerializableConflictIn(m->rel, &m->s.canonical, InvalidBlockNumber);
+	CheckForSerializableConflictIn(m->rel, &m->tid, m->s.page);
 	OrbitStopPoint("row_update");
 	done = RowPush(m->rel, &m->s, &change);
 	if (identity != NULL && identity != u->old)
@@ -467,7 +467,7 @@ RowUpdate(Relation rel, ItemPointer otid, TupleTableSlot *slot, CommandId cid,
 		return FailModify(&m, result);
 	}
 
-	CheckForSerializableConflictIn(rel, &m.s.canonical, InvalidBlockNumber);
+	CheckForSerializableConflictIn(rel, &m.tid, m.s.page);
 	EndModify(&m);
 	pgstat_count_heap_update(rel, in_place);
 	EndUpdate(&u);

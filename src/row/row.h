@@ -105,7 +105,7 @@ extern HeapTuple RowHeapTuple(Relation rel, const RowVersion *v);
  * served).  Reads the commit log; may ereport; no LWLock of ours held.
  *
  * In a serializable transaction: conflict-out checks for the entries passed over, and a predicate lock
- * on the canonical TID of a row found.  With a view the chain is then read again if somebody
+ * on the TID of the version found.  With a view the chain is then read again if somebody
  * wrote meanwhile; for that the view is closed and opened, so other entries taken from it are gone.
  * Over a page image (c->page set by the caller) nothing can be read again: the caller locks the
  * relation, the page or the TIDs before it reads the image.

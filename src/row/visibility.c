@@ -217,18 +217,19 @@ WrittenSince(StoreChain *c)
  * A writer publishes and then looks for predicate locks.  A reader must take the lock first
  * and read then, or one of the two could miss the other; but only a row that is seen is to
  * be locked.  So: read, lock, and read again if somebody wrote in between.
+ *
+ * The lock is on the version's own TID, as in heap: with the row's, whoever replaced a later
+ * version would be in conflict with us too, and more transactions would fail than need to.
  */
 static bool
 VisibleSerializable(StoreChain *c, Relation rel, Snapshot snapshot, RowVersion *v,
 					bool *all_dead)
 {
-	ItemPointerData canonical;
 	StoreView  *view = c->view;
 
 	if (!WalkSerializable(c, rel, snapshot, v, all_dead))
 		return false;
-	OrbitTidCanonical(&canonical, &v->tid);
-	PredicateLockTID(rel, &canonical, snapshot, v->entry->xid);
+	PredicateLockTID(rel, &v->tid, snapshot, v->entry->xid);
 	if (view == NULL || !WrittenSince(c))
 		return true;
 	StoreViewClose(view);

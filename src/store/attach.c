@@ -136,6 +136,11 @@ StoreAttach(void)
 	if (likely(StoreIsReady()))
 		return;
 	OrbitRequirePreload();
+	if (!IsUnderPostmaster)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("orbit tables cannot be used in single-user mode"),
+				 errhint("Start the server normally; its storage worker is needed.")));
 
 	timeout = AmStartupProcess() ? ATTACH_STARTUP_TIMEOUT_MS : ATTACH_TIMEOUT_MS;
 	start = GetCurrentTimestamp();

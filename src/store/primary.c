@@ -168,6 +168,20 @@ LoadFlushed(KvDb *db)
 	StoreSetNextStorage(f.next_storage);
 }
 
+/* FORMAT is written last: where it stands, RocksDB's files have been there. */
+static void
+RefuseLostFiles(KvDb *db)
+{
+	if (!StoreFormatCheck())
+		return;
+	KvClose(db);
+	ereport(FATAL,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("RocksDB's files in directory \"%s\" are missing", StoreDirectory()),
+			 errdetail("The directory has been used, but holds no database."),
+			 errhint("Restore the whole directory from the backup that the rest of the data directory comes from.")));
+}
+
 KvDb *
 StorePrimaryOpen(void)
 {
@@ -188,7 +202,10 @@ StorePrimaryOpen(void)
 	 * zero is required, backends need not open RocksDB at all.
 	 */
 	if (CheckMetadata(db))
+	{
+		RefuseLostFiles(db);
 		InitMetadata(db);
+	}
 	else
 		MembufRaiseGeneration(CommonGeneration(db));
 	LoadFlushed(db);

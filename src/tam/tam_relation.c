@@ -9,6 +9,7 @@
 #include "access/multixact.h"
 #include "catalog/pg_am_d.h"
 #include "catalog/pg_attribute.h"
+#include "storage/bufpage.h"
 #include "storage/smgr.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
@@ -113,16 +114,20 @@ TamToastAm(Relation rel)
 
 /* ---- planner ---------------------------------------------------------------------------- */
 
-/* An entry's header, the image's share of the tuple header, padding: codec.h. */
-#define OVERHEAD_BYTES_PER_ROW	(CODEC_ENTRY_HEADER + \
-								 SizeofHeapTupleHeader - offsetof(HeapTupleHeaderData, t_infomask2))
+/*
+ * Figures for a table without statistics.  Node, entry header, image header and padding come to
+ * about what a tuple header and line pointer take in heap, so heap's figures are used: such a table
+ * gets the plans that it would get there.
+ */
+#define OVERHEAD_BYTES_PER_ROW	(MAXALIGN(SizeofHeapTupleHeader) + sizeof(ItemIdData))
+#define USABLE_BYTES_PER_PAGE	(BLCKSZ - SizeOfPageHeaderData)
 
 void
 TamEstimateSize(Relation rel, int32 *attr_widths, BlockNumber *pages,
 				double *tuples, double *allvisfrac)
 {
 	table_block_relation_estimate_size(rel, attr_widths, pages, tuples, allvisfrac,
-									   OVERHEAD_BYTES_PER_ROW, ORBIT_PAGE_BYTES);
+									   OVERHEAD_BYTES_PER_ROW, USABLE_BYTES_PER_PAGE);
 	/* the density guessed for a table without statistics knows no limit of slots */
 	*tuples = Min(*tuples, (double) *pages * ORBIT_MAX_SLOT);
 }

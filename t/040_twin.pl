@@ -1,0 +1,78 @@
+# Random statements against a heap table and against an orbit table: every result
+# must be the same.  See t/lib/OrbitTwin.pm.
+#
+#   ORBIT_SEED=7 make test SUITES=tap ORBIT_TAP=t/040_twin.pl    one seed
+#   ORBIT_TWIN_SEEDS=50 ORBIT_TWIN_STATEMENTS=5000               more of it
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+use IPC::Run;
+use Test::More;
+use PostgreSQL::Test::Utils;
+use OrbitNode qw(orbit_node);
+use OrbitTwin qw(script duel compare);
+
+my $seeds = $ENV{ORBIT_TWIN_SEEDS} // 6;
+my $statements = $ENV{ORBIT_TWIN_STATEMENTS} // 1500;
+# A fresh one every time beside those that never change; a failure names its seed.
+my @seeds = defined $ENV{ORBIT_SEED} ? ($ENV{ORBIT_SEED}) : (1 .. $seeds, time % 1000000 + 1000);
+
+my $node = orbit_node('twin', 'fsync = off');
+$node->safe_psql('template1', 'CREATE EXTENSION dblink');
+
+# Runs a script in a fresh database of each access method, both at once.
+sub run_twins
+{
+	my ($script) = @_;
+	my (%out, @runs);
+	my $file = "$PostgreSQL::Test::Utils::tmp_check/twin.sql";
+	PostgreSQL::Test::Utils::append_to_file($file, '') unless -e $file;
+	open(my $fh, '>', $file) or die "$file: $!";
+	print $fh $script;
+	close $fh;
+	for my $am ('heap', 'orbit')
+	{
+		$node->safe_psql('postgres', "CREATE DATABASE twin_$am");
+		$node->safe_psql('postgres', "ALTER DATABASE twin_$am SET default_table_access_method = $am");
+		$node->safe_psql('postgres', "ALTER DATABASE twin_$am SET statement_timeout = '60s'");
+		$out{$am} = '';
+		my $conn = $node->connstr("twin_$am");
+		push @runs, IPC::Run::start(
+			[ 'psql', '-X', '-q', '-A', '-t', '-v', 'VERBOSITY=terse', '-v', 'ON_ERROR_ROLLBACK=on',
+				'-v', "conn=$conn", '-d', $conn ],
+			'<', $file, '>&', \$out{$am}, IPC::Run::timeout(600));
+	}
+	$_->finish for @runs;
+	$node->safe_psql('postgres', "DROP DATABASE twin_$_ WITH (FORCE)") for 'heap', 'orbit';
+	return ($out{heap}, $out{orbit});
+}
+
+sub twin_ok
+{
+	my ($name, $seed, $script) = @_;
+	my ($heap, $orbit) = run_twins($script);
+	my $difference = compare($heap, $orbit, $script);
+	my @errors = $heap =~ /^ERROR/mg;
+	my @n = $script =~ /^\\echo/mg;
+	ok(!defined $difference, sprintf('%s, seed %d: %d statements, %d errors, all the same',
+		$name, $seed, scalar @n, scalar @errors));
+	return unless defined $difference;
+	diag("repeat it with ORBIT_SEED=$seed\n$difference");
+	for my $part ([ 'sql', $script ], [ 'heap.log', $heap ], [ 'orbit.log', $orbit ])
+	{
+		my $file = "$PostgreSQL::Test::Utils::log_path/twin_${name}_$seed.$part->[0]";
+		open(my $fh, '>', $file) or next;
+		print $fh $part->[1];
+		close $fh;
+	}
+}
+
+for my $seed (@seeds)
+{
+	twin_ok('session', $seed, script($seed, $statements));
+	twin_ok('duel', $seed, duel($seed, int($statements / 3)));
+}
+
+$node->stop;
+done_testing();
