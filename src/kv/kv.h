@@ -62,10 +62,10 @@ typedef struct KvBatch KvBatch;
 /* ---- opening ------------------------------------------------------------ */
 
 /*
- * dir: an existing directory; inside it the implementation uses live/ (RocksDB's
- * own files), stage/ (SSTs not yet ingested; only the primary cleans it), wal/ and
+ * dir: an existing directory; inside it the implementation uses pgsql_tmp_live/ (RocksDB's
+ * own files), pgsql_tmp_stage/ (SSTs not yet ingested; only the primary cleans it), wal/ and
  * nowal/ (both always empty).  The primary creates what is missing, takes RocksDB's
- * lock, deletes leftovers of stage/ and finds the newest generation.
+ * lock, deletes leftovers of pgsql_tmp_stage/ and finds the newest generation.
  * *db is NULL unless KV_OK.
  */
 extern void KvOpenPrimary(const char *dir, const KvOptions *o, KvDb **db, KvStatus *st);

@@ -185,6 +185,12 @@ rocksdb::Slice FirstKey();
 /* Tests lower it to see MANIFEST files roll over; 0: by the number of files. */
 extern uint64_t manifest_bytes_for_tests;
 
+/*
+ * Tools that copy a data directory file by file skip names that begin with
+ * pgsql_tmp, at any depth; a copy of a live RocksDB would be torn (K15).
+ */
+constexpr const char *LiveName = "pgsql_tmp_live";
+constexpr const char *StageName = "pgsql_tmp_stage";
 constexpr uint64_t TrimGenerations = 64;
 constexpr uint64_t DefaultFileBytes = 64 << 20;
 
@@ -204,7 +210,7 @@ struct KvDb
 	uint64_t	trimmed;		/* generation keys up to here have been trimmed */
 	uint64_t	stage_serial;	/* names files in stage/ */
 
-	std::string Stage() const { return dir + "/stage"; }
+	std::string Stage() const { return dir + "/" + kv::StageName; }
 	uint64_t	FileBytes() const
 	{
 		return options.target_file_bytes ? options.target_file_bytes : kv::DefaultFileBytes;

@@ -1,5 +1,5 @@
 /*
- * rocks_log.cpp: where RocksDB's own words go: live/LOG for the primary, nowhere
+ * rocks_log.cpp: where RocksDB's own words go: pgsql_tmp_live/LOG for the primary, nowhere
  * for a secondary.
  *
  * RocksDB's logger is not used: when a write to LOG fails, as on a full disk, the
@@ -73,8 +73,10 @@ FileLogger::Write(const char *line, size_t len)
 	{
 		close(fd_);
 		(void) rename(path_.c_str(), old_.c_str());
-		Open();
+		fd_ = -1;
 	}
+	if (fd_ < 0)
+		Open();
 	if (fd_ >= 0 && write(fd_, line, len) > 0)
 		bytes_ += len;
 }

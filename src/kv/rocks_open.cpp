@@ -317,7 +317,7 @@ NewDb(const char *dir, const KvOptions *o, bool primary)
 	db->dir = dir;
 	while (db->dir.size() > 1 && db->dir.back() == '/')
 		db->dir.pop_back();
-	db->live = db->dir + "/live";
+	db->live = db->dir + "/" + LiveName;
 	db->options = *o;
 	/* A backend reads with one thread: shards would only split a small cache. */
 	db->cache = rocksdb::NewLRUCache(cache, primary ? -1 : 0, false, 0.5);
@@ -331,7 +331,7 @@ MakeDirectories(const KvDb &db)
 {
 	Status		s;
 
-	for (const char *name : {"live", "stage", "wal", "nowal"})
+	for (const char *name : {LiveName, StageName, "wal", "nowal"})
 		if (s.ok())
 			s = MakeDirectory(db.dir + "/" + name);
 	return s.ok() ? SyncDirectory(db.dir) : s;

@@ -1,13 +1,13 @@
 /*
  * rocks_write.cpp: a batch becomes SST files and one atomic ingest.
  *
- * Files are written in stage/ and linked into live/ by the ingest.  Durable when
+ * Files are written in pgsql_tmp_stage/ and linked into pgsql_tmp_live/ by the ingest.  Durable when
  * KvBatchCommit returns KV_OK, because RocksDB 7.8.3 does in this order, and
  * checks, for each family: fsync of every file, once by SstFileWriter and once
- * through its new name; fsync of live/; and then one MANIFEST record group for all
+ * through its new name; fsync of pgsql_tmp_live/; and then one MANIFEST record group for all
  * families with fdatasync.  A new MANIFEST is named by CURRENT through write, fsync,
- * rename, fsync of live/.  (rocks_fs.cpp adds the directory's fsync on btrfs;
- * KvOpenPrimary syncs the directory that holds live/.)
+ * rename, fsync of pgsql_tmp_live/.  (rocks_fs.cpp adds the directory's fsync on btrfs;
+ * KvOpenPrimary syncs the directory that holds pgsql_tmp_live/.)
  *
  * A commit that fails while the MANIFEST is written may or may not have happened:
  * a secondary may have read it, and a crash may bring it back.  So its generation
@@ -51,7 +51,7 @@ struct KvBatch
 	kv::BatchFamily families[ORBIT_NFAMILIES];
 };
 
-/* An ingest that succeeded has already removed the names in stage/. */
+/* An ingest that succeeded has already removed the names in pgsql_tmp_stage/. */
 KvBatch::~KvBatch()
 {
 	for (auto &family : families)

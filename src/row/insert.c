@@ -256,77 +256,24 @@ RowFinishSpeculative(Relation rel, TupleTableSlot *slot, uint32 token, bool succ
 
 /* ---- rewrites -------------------------------------------------------------------------------- */
 
-/*
- * A delete mark that named another row of the old table: that row has another place now.
- * Who still sees the dead version must not take its successor's key for unchanged.
- */
+/* Oldest first: so they are pushed. */
 static void
-CopyDelete(StoreItem *item, CodecDelete *mark)
+CopyItems(const CodecEntry **entries, int n, StoreItem *items)
 {
-	if (mark->flags & CODEC_DELETE_UPDATED)
+	for (int i = 0; i < n; i++)
 	{
-		mark->page = 0;
-		mark->slot = 0;
-		mark->flags = 0;
-		item->kind_flags |= CODEC_KEYS_UPDATED;
-	}
-	item->payload = mark;
-	item->tag = 0;
-}
+		const CodecEntry *e = entries[n - 1 - i];
+		StoreItem  *item = &items[i];
 
-/* entry's counterpart in the new row; the oldest version becomes the INSERT. */
-static void
-CopyVersion(StoreItem *item, const CodecEntry *e, int tag)
-{
-	uint32		len;
-
-	item->payload = RowImage(e, &len, NULL);
-	item->len = len;
-	item->kind_flags = (tag == 0 ? CODEC_INSERT : CODEC_UPDATE) |
-		(e->kind_flags & (CODEC_FROZEN | (tag == 0 ? 0 : CODEC_KEYS_UPDATED)));
-	item->tag = tag;
-}
-
-/*
- * The caller holds the table exclusively, so nobody holds row locks or TIDs: locks are
- * dropped and the versions' tags are given anew.
- */
-static int
-CopyItems(const CodecEntry **entries, int n, StoreItem *items, CodecDelete *marks)
-{
-	int			nitems = 0;
-	int			tag = 0;
-
-	for (int i = n - 1; i >= 0; i--)
-	{
-		const CodecEntry *e = entries[i];
-		CodecKind	kind = CodecEntryKind(e);
-		StoreItem  *item = &items[nitems];
-
-		if (kind != CODEC_INSERT && kind != CODEC_UPDATE && kind != CODEC_DELETE)
-			continue;
-		if (kind == CODEC_DELETE && nitems == 0)
-			continue;			/* of a version that is gone */
 		memset(item, 0, sizeof(*item));
+		item->kind_flags = e->kind_flags;
+		item->tag = e->tag;
 		item->xid = e->xid;
 		item->cid = e->cid;
-		item->kind_flags = e->kind_flags & (CODEC_KIND_MASK | CODEC_FROZEN | CODEC_KEYS_UPDATED);
-		item->fresh = nitems == 0;
-		if (kind == CODEC_DELETE)
-		{
-			memcpy(&marks[nitems], e->payload, sizeof(CodecDelete));
-			item->len = sizeof(CodecDelete);
-			CopyDelete(item, &marks[nitems]);
-		}
-		else
-		{
-			if (tag > ORBIT_MAX_TAG)
-				elog(ERROR, "a row has too many versions to be copied");
-			CopyVersion(item, e, tag++);
-		}
-		nitems++;
+		item->len = e->len;
+		item->payload = e->payload;
+		item->fresh = i == 0;
 	}
-	return nitems;
 }
 
 void
@@ -334,24 +281,23 @@ RowCopyChain(Relation newrel, const CodecEntry **entries, int n, ItemPointer tid
 {
 	OrbitStorageId storage = RowStorage(newrel);
 	StoreItem  *items = palloc(n * sizeof(StoreItem));
-	CodecDelete *marks = palloc(n * sizeof(CodecDelete));
-	int			nitems = CopyItems(entries, n, items, marks);
 	uint32		bytes = 0;
 	BlockNumber page;
 	int			slot;
 
-	if (nitems == 0)
-		elog(ERROR, "a row without versions cannot be copied");
-	for (int i = 0; i < nitems; i++)
+	/* redo learns of new slots by their INSERT */
+	if (n == 0 || CodecEntryKind(entries[n - 1]) != CODEC_INSERT)
+		elog(ERROR, "a row to be copied does not begin with its insertion");
+	CopyItems(entries, n, items);
+	for (int i = 0; i < n; i++)
 		bytes += CODEC_NODE_SIZE(items[i].len);
 	(void) StoreAllocRows(storage, &bytes, 1, &page, &slot);
-	for (int i = 0; i < nitems; i++)
+	for (int i = 0; i < n; i++)
 	{
 		items[i].page = page;
 		items[i].slot = slot;
 	}
-	RowWriteFresh(newrel, storage, WAL_REWRITE, items, nitems);
+	RowWriteFresh(newrel, storage, WAL_REWRITE, items, n);
 	OrbitTidSet(tid, page, slot, 0);
 	pfree(items);
-	pfree(marks);
 }

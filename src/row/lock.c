@@ -362,7 +362,7 @@ FindLastVersion(RowLocking *l, ItemPointer tid, TM_FailureData *tmfd)
 		if (s->xmin_fate == ROW_FATE_RUNNING)
 			ereport(ERROR,
 					(errcode(ERRCODE_DATA_CORRUPTED),
-					 errmsg_internal("transaction %u is uncommitted in row (%u,%u) to be updated in table \"%s\"",
+					 errmsg_internal("xid %u is uncommitted in row (%u,%u) to be locked in \"%s\"",
 									 xmin, ItemPointerGetBlockNumber(tid),
 									 ItemPointerGetOffsetNumber(tid),
 									 RelationGetRelationName(l->rel))));

@@ -170,8 +170,9 @@ extern TM_Result RowLock(Relation rel, ItemPointer tid, Snapshot snapshot, Tuple
 						 TM_FailureData *tmfd);
 
 /*
- * For table rewrites (CLUSTER, VACUUM FULL): stores a whole chain, newest first, with other
- * transactions' xids, as one new row; returns its canonical TID.
+ * For table rewrites (CLUSTER, VACUUM FULL): stores a whole chain as it is, newest first, with other
+ * transactions' xids, as one new row; returns its canonical TID.  The last entry must be an INSERT;
+ * tags, and the rows that delete marks name, are the caller's business.
  */
 extern void RowCopyChain(Relation newrel, const CodecEntry **entries, int n, ItemPointer tid);
 

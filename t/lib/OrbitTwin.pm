@@ -217,11 +217,13 @@ my @audit = (
 	"SELECT count(*), md5(string_agg(t::text, ';' ORDER BY k)) FROM t",
 	"SELECT count(*), md5(string_agg(what, ';' ORDER BY what)) FROM seen");
 
+my $fill = q{INSERT INTO t SELECT g, g % 90, 'v' || g % 50, ARRAY[g % 20, g % 7] FROM generate_series(0, 399, 3) g};
+
 sub script
 {
 	my ($seed, $n) = @_;
 	seed_with($seed);
-	my @s = schema();
+	my @s = (schema(), $fill);
 	my ($block, $points) = (0, 0);
 	while (@s < $n)
 	{
@@ -235,6 +237,7 @@ sub script
 			my $ddl = pick(@ddl);
 			my @n = map { rnd(3) } 1 .. ($ddl =~ tr/%//);
 			push @s, sprintf($ddl, @n);
+			push @s, $fill if $ddl =~ /TRUNCATE/;
 		}
 		elsif ($block and $r < 78) { push @s, cursor() }
 		elsif ($block and $r < 80) { push @s, current_of() }
@@ -273,9 +276,9 @@ sub ask
 sub duel_change
 {
 	my $r = rnd(12);
-	my $k = rnd(12);
+	my $k = rnd(7);
 	return sprintf('UPDATE t SET a = coalesce(a, 0) + 1 WHERE k = %d', $k) if $r < 3;
-	return sprintf('UPDATE t SET k = %d WHERE k = %d', rnd(12), $k) if $r < 4;
+	return sprintf('UPDATE t SET k = %d WHERE k = %d', rnd(7), $k) if $r < 4;
 	return sprintf('DELETE FROM t WHERE k = %d', $k) if $r < 5;
 	return sprintf('INSERT INTO t VALUES (%d, %d)', $k, rnd(100)) if $r < 7;
 	return sprintf('INSERT INTO t VALUES (%d, %d) ON CONFLICT (k) DO UPDATE SET a = coalesce(t.a, 0) + excluded.a', $k, rnd(100))
@@ -294,7 +297,7 @@ sub duel
 	seed_with($seed);
 	my @s = ('CREATE TABLE t (k INT PRIMARY KEY, a INT, b TEXT)');
 	push @s, 'CREATE INDEX t_a ON t (a)' if chance(50);
-	push @s, 'INSERT INTO t SELECT i, i FROM generate_series(0, 9) i';
+	push @s, 'INSERT INTO t SELECT i, i FROM generate_series(0, 4) i';
 	for my $x ('s1', 's2')
 	{
 		push @s, "SELECT dblink_connect('$x', :'conn')", on($x, q{SET lock_timeout = '15ms'});

@@ -645,7 +645,7 @@ TestBasics()
 	/* the trim at 128 retires files that only generation 129 can tag */
 	for (int i = 3; i <= 128; i++)
 		CHECK(Commit(Begin(db)) == static_cast<uint64_t>(i), "empty batches count on");
-	CHECK(List(dir + "/live", ".sst").size() >= 4 * 120, "retired files wait");
+	CHECK(List(dir + "/pgsql_tmp_live", ".sst").size() >= 4 * 120, "retired files wait");
 	int			untagged, waiting;
 
 	KvUnlinkRetired(db, 0, &untagged, &waiting);
@@ -655,7 +655,7 @@ TestBasics()
 	CHECK(untagged == 0 && waiting > 4 * 50, "a tag above min_generation: %d %d", untagged, waiting);
 	KvUnlinkRetired(db, 129, &untagged, &waiting);
 	CHECK(untagged == 0 && waiting == 0, "%d %d", untagged, waiting);
-	CHECK(List(dir + "/live", ".sst").size() < 4 * 5, "trimmed generation keys are deleted");
+	CHECK(List(dir + "/pgsql_tmp_live", ".sst").size() < 4 * 5, "trimmed generation keys are deleted");
 	CHECK(KvLevelZeroFiles(db) <= 2, "generation keys climb to level 0");
 	KvClose(db);
 
@@ -730,7 +730,7 @@ TestRefusals()
 	EXPECT(st, KV_INVALID);		/* the batch has failed */
 	KvBatchCommit(b, &g, &st);
 	EXPECT(st, KV_INVALID);
-	CHECK(List(dir + "/stage", "").empty(), "a failed batch leaves files");
+	CHECK(List(dir + "/pgsql_tmp_stage", "").empty(), "a failed batch leaves files");
 	EXPECT(Get(db, ORBIT_PG_TABLES, "b", &value), KV_NOT_FOUND);
 
 	b = Begin(db);
@@ -750,7 +750,7 @@ TestRefusals()
 	MUST(st);
 	Put(b, ORBIT_PG_DATA, PageKey(2, 1), "y");
 	KvBatchAbort(b);
-	CHECK(List(dir + "/stage", "").empty(), "an aborted batch leaves files");
+	CHECK(List(dir + "/pgsql_tmp_stage", "").empty(), "an aborted batch leaves files");
 	CHECK(Commit(Begin(db)) >= 1, "work goes on");
 
 	KvOpenPrimary(dir.c_str(), &o, &second, &st);
@@ -836,9 +836,9 @@ TestCheckpoint()
 
 	for (int i = 0; i < 30; i++)
 		Flush(db, &m);
-	KvCheckpoint(db, (copy + "/live").c_str(), &st);
+	KvCheckpoint(db, (copy + "/pgsql_tmp_live").c_str(), &st);
 	MUST(st);
-	KvCheckpoint(db, (copy + "/live").c_str(), &st);
+	KvCheckpoint(db, (copy + "/pgsql_tmp_live").c_str(), &st);
 	EXPECT(st, KV_INVALID);
 	for (int i = 0; i < 30; i++)
 		Flush(db, &m);
@@ -948,11 +948,16 @@ TestSecondaryThreads()
 	bool		reopened;
 	KvStatus	st;
 
+	KvIter	   *it = Iterate(db, ORBIT_PG_METADATA);
+
 	Compare(db, &m);
 	KvCatchUp(db, 21, &reached, &reopened, &st);
 	EXPECT(st, KV_STALE);
 	CHECK(reached == 20 && reopened, "reached %lu", reached);
 	Compare(db, &m);
+	KvIterSeek(it, "", 0);
+	CHECK(KvIterValid(it) && Key(it) == CODEC_META_FLUSHED, "an iterator from before the reopen");
+	KvIterDestroy(it);
 	CHECK(List("/proc/self/task", "").size() == 1, "a secondary has started threads");
 	KvClose(db);
 	CHECK(List(dir, "LOG").empty() && List(dir + "/nowal", "").empty(), "files of a secondary");
@@ -1021,7 +1026,7 @@ TestCorruption()
 
 	MakePages(dir);
 
-	string		file = Biggest(dir + "/live");
+	string		file = Biggest(dir + "/pgsql_tmp_live");
 	int			fd = open(file.c_str(), O_RDWR);
 	struct stat s;
 	char		byte;
@@ -1054,11 +1059,11 @@ TestMissingFile()
 	o.max_open_files = 20;
 	db = Secondary(dir, o);
 
-	vector<string> files = List(dir + "/live", ".sst");
+	vector<string> files = List(dir + "/pgsql_tmp_live", ".sst");
 
 	std::sort(files.begin(), files.end());
 	CHECK(files.size() > 20, "only %zu files", files.size());
-	CHECK(unlink((dir + "/live/" + files[files.size() * 3 / 4]).c_str()) == 0, "unlink");
+	CHECK(unlink((dir + "/pgsql_tmp_live/" + files[files.size() * 3 / 4]).c_str()) == 0, "unlink");
 	ReadDamaged(db, KV_IO_ERROR);
 	KvClose(db);
 	KvOpenPrimary(dir.c_str(), &o, &db, &st);
@@ -1142,7 +1147,7 @@ TestFullDisk()
 		MUST(st);
 		KvBackgroundError(db, &st);
 		MUST(st);
-		CHECK(List(dir + "/stage", "").empty(), "a failed commit leaves files");
+		CHECK(List(dir + "/pgsql_tmp_stage", "").empty(), "a failed commit leaves files");
 		for (auto &page : m.pages)
 		{
 			string		value;
@@ -1242,7 +1247,7 @@ TestKills()
 				  "an acknowledged flush is gone: %lu < %lu", Generation(db, ORBIT_PG_DATA),
 				  shm->generation.load());
 			Compare(db, &m);
-			CHECK(List(dir + "/stage", "").empty(), "leftovers in stage");
+			CHECK(List(dir + "/pgsql_tmp_stage", "").empty(), "leftovers in stage");
 			shm->ready = 1;
 			while (i < kills)
 			{
@@ -1391,7 +1396,7 @@ Writer(const string &dir, int phase, double seconds)
 			shm->bumps++;
 		}
 		KvUnlinkRetired(db, LowestPin(), &untagged, &waiting);
-		files = List(dir + "/live", ".sst").size();
+		files = List(dir + "/pgsql_tmp_live", ".sst").size();
 		used = FilesOfVersion(db);
 	}
 	CHECK(waiting == 0 && files == used, "%d files wait for ever, %d untagged; %zu files, %zu used",

@@ -1,0 +1,270 @@
+# kill -9 under load: of a backend, of the storage worker, of other processes of
+# the server, of the postmaster, of all at once, and again during recovery.  After
+# each restart every acknowledged commit is there, an unacknowledged one is there
+# wholly or not at all, and nothing else is.
+#
+#   ORBIT_KILLS=2000   more of it (100 by default)
+#   ORBIT_SEED=5       another order of kills
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+use POSIX qw(_exit);
+use Test::More;
+use Time::HiRes qw(sleep time);
+use PostgreSQL::Test::Utils;
+use OrbitLoad qw(load_schema load_script load_rows);
+use OrbitNode qw(orbit_node);
+
+my $kills = $ENV{ORBIT_KILLS} // 100;
+my $clients = 4;
+my $batch = 2000;    # transactions a client is given; more than it can do in a cycle
+srand($ENV{ORBIT_SEED} // 1);
+
+my $node = orbit_node('kill', 'fsync = off', 'max_wal_size = 64MB', 'restart_after_crash = on',
+	q{log_min_messages = 'log'}, 'deadlock_timeout = 10s');
+$node->safe_psql('postgres', load_schema($clients));
+$node->stop;    # from here on started and stopped by hand
+my $data = $node->data_dir;
+my $conn = $node->connstr('postgres');
+my $tmp = $PostgreSQL::Test::Utils::tmp_check;
+my $log = "$PostgreSQL::Test::Utils::log_path/kill_server.log";
+my @last = (0) x ($clients + 1);    # last acknowledged transaction of each client
+
+# ---- the server ---------------------------------------------------------------------
+
+sub postmaster_pid
+{
+	open(my $fh, '<', "$data/postmaster.pid") or return;
+	my $pid = <$fh>;
+	close $fh;
+	return unless defined $pid and $pid =~ /^(\d+)/ and kill(0, $1);
+	return $1;
+}
+
+# pid => title of the server's processes.
+sub children
+{
+	my ($postmaster) = @_;
+	my %title;
+	for (split /\n/, `ps -o pid=,args= --ppid $postmaster`)
+	{
+		$title{$1} = $2 if /^\s*(\d+)\s+(.*)$/;
+	}
+	return %title;
+}
+
+sub start_server
+{
+	my $until = time + 120;
+	while (1)
+	{
+		# Fails while processes of the killed server are still leaving.
+		return if system("pg_ctl -D '$data' -l '$log' -w -t 100 start >/dev/null 2>&1") == 0;
+		give_up("the server does not start; see $log") if time > $until;
+		sleep 0.1;
+	}
+}
+
+# What is left in the data directory is the evidence.
+sub give_up
+{
+	fail($_[0]);
+	done_testing();
+	exit 1;
+}
+
+sub wait_until_up
+{
+	my $until = time + 120;
+	while (system("psql -X -q -d '$conn' -c 'SELECT 1' >/dev/null 2>&1") != 0)
+	{
+		give_up("the server does not come back; see $log") if time > $until;
+		sleep 0.05;
+	}
+}
+
+sub query
+{
+	my ($sql) = @_;
+	my ($out, $err) = ('', '');
+	my $ok = PostgreSQL::Test::Utils::run_log(
+		[ 'psql', '-X', '-q', '-A', '-t', '-F', ',', '-v', 'ON_ERROR_STOP=1', '-d', $conn ], '<', \$sql, '>', \$out, '2>', \$err);
+	diag("$sql: $err") unless $ok;
+	chomp $out;
+	return $ok ? $out : "failed: $err";
+}
+
+# ---- the load ------------------------------------------------------------------------
+
+sub start_psql
+{
+	my ($name, $sql) = @_;
+	open(my $fh, '>', "$tmp/$name.sql") or die $!;
+	print $fh $sql;
+	close $fh;
+	my $pid = fork() // die "fork: $!";
+	return $pid if $pid;
+	open(STDIN, '<', "$tmp/$name.sql");
+	open(STDOUT, '>', "$tmp/$name.out");
+	open(STDERR, '>', "$tmp/$name.err");
+	exec('psql', '-X', '-q', '-A', '-t', '-v', 'ON_ERROR_STOP=1', '-d', $conn) or _exit(1);
+}
+
+sub start_load
+{
+	my @pids = map { start_psql("client$_", load_script($_, $last[$_] + 1, $last[$_] + $batch)) } 1 .. $clients;
+	my $chores = join('', map { "SELECT pg_sleep($_);\n" . (('CHECKPOINT', 'VACUUM kill_rows', 'VACUUM (FREEZE) kill_accounts')[ rand 3 ]) . ";\n" } map { 0.05 + rand 0.3 } 1 .. 50);
+	push @pids, start_psql('chores', $chores);
+	return @pids;
+}
+
+# What the clients were told, and why they ended: nothing but a lost server may end them.
+sub end_load
+{
+	my (@pids) = @_;
+	my @strange;
+	my $until = time + 60;
+	for my $pid (@pids)
+	{
+		while (waitpid($pid, POSIX::WNOHANG()) == 0)
+		{
+			if (time > $until)
+			{
+				push @strange, 'a client hangs';
+				kill 'KILL', $pid;
+			}
+			sleep 0.01;
+		}
+	}
+	for my $client (1 .. $clients)
+	{
+		my $out = slurp_file("$tmp/client$client.out");
+		my ($done) = $out =~ /done (\d+)\n(?!.*done)/s;
+		$last[$client] = $done if defined $done;
+		my @errors = grep { /ERROR|PANIC/ } split /\n/, slurp_file("$tmp/client$client.err");
+		push @strange, @errors;
+	}
+	return @strange;
+}
+
+# ---- the kills ------------------------------------------------------------------------
+
+my %kill = (
+	backend => sub {
+		my ($pm, %p) = @_;
+		my @b = grep { $p{$_} =~ /postgres: \S+ postgres / } sort keys %p;
+		kill 'KILL', $b[ rand @b ] if @b;
+	},
+	worker => sub {
+		my ($pm, %p) = @_;
+		my @w = grep { $p{$_} =~ /orbit/ and $p{$_} !~ /postgres -D/ } sort keys %p;
+		@w = grep { $p{$_} =~ /checkpointer/ } keys %p unless @w;
+		kill 'KILL', $w[0] if @w;
+	},
+	other => sub {
+		my ($pm, %p) = @_;
+		my @o = grep { $p{$_} =~ /checkpointer|walwriter|background writer|autovacuum worker/ } sort keys %p;
+		kill 'KILL', $o[ rand @o ] if @o;
+	},
+	postmaster => sub { kill 'KILL', $_[0] },
+	all => sub {
+		my ($pm, %p) = @_;
+		# Nobody is left to take notice of the others' end.
+		kill 'STOP', $pm;
+		kill 'KILL', $pm, keys %p;
+	});
+
+sub kill_all
+{
+	my $pm = postmaster_pid() or return;
+	$kill{all}->($pm, children($pm));
+	return;
+}
+
+# Crashes during recovery, at any moment of it.
+sub crash_in_recovery
+{
+	system("pg_ctl -D '$data' -l '$log' -W start >/dev/null 2>&1");
+	sleep rand 0.25;
+	kill_all();
+	sleep 0.05;
+	return;
+}
+
+# ---- the check -------------------------------------------------------------------------
+
+sub check
+{
+	my @bad;
+	for my $gid (split /\n/, query('SELECT gid FROM pg_prepared_xacts'))
+	{
+		query((rand() < 0.5 ? 'COMMIT' : 'ROLLBACK') . " PREPARED '$gid'");
+	}
+	for my $client (1 .. $clients)
+	{
+		my $n = query("SELECT n FROM kill_counter WHERE client = $client");
+		push @bad, "client $client: transaction $last[$client] was acknowledged, the table is at $n"
+		  unless $n =~ /^\d+$/ and ($n == $last[$client] or $n == $last[$client] + 1);
+		next unless $n =~ /^\d+$/;
+		my $want = load_rows($client, $n);
+		for my $plan ('SET enable_seqscan = off', 'SET enable_indexscan = off; SET enable_bitmapscan = off; SET enable_indexonlyscan = off')
+		{
+			my $got = query("$plan; SELECT seq, j, ver, length(pad) FROM kill_rows WHERE client = $client ORDER BY 1, 2");
+			push @bad, "client $client at $n: rows\n$got\nand not\n$want\n($plan)" if $got ne $want;
+		}
+		$last[$client] = $n;
+	}
+	my $sums = query('SELECT (SELECT sum(balance) FROM kill_accounts), (SELECT count(*) FROM kill_accounts), (SELECT count(*) FROM kill_rows WHERE seq < 0 OR ver < 0), (SELECT count(*) FROM kill_counter)');
+	push @bad, "sum of balances, accounts, rows of the undone, counters: $sums" if $sums ne "0,10,0,$clients";
+	return @bad;
+}
+
+my @modes = qw(backend worker postmaster all backend worker all other);
+my ($done, $transactions) = (0, 0);
+start_server();
+while ($done < $kills)
+{
+	my $mode = $modes[ $done % @modes ];
+	my @before = @last;
+	my @pids = start_load();
+	sleep 0.1 + rand 0.5;
+	my $pm = postmaster_pid() // give_up('no postmaster');
+	$kill{$mode}->($pm, children($pm));
+	$done++;
+	my @strange = end_load(@pids);
+	my $again = '';
+	if (defined postmaster_pid() and $mode !~ /postmaster|all/)
+	{
+		wait_until_up();
+	}
+	else
+	{
+		if (rand() < 0.3)
+		{
+			crash_in_recovery();
+			$again = ', again in recovery';
+			$done++;
+		}
+		start_server();
+	}
+	my @bad = (@strange, check());
+	$transactions += $last[$_] - $before[$_] for 1 .. $clients;
+	ok(!@bad, "kill $done: $mode$again, transactions " . join(' ', @last[ 1 .. $clients ])) or diag(join("\n", @bad));
+	give_up('no more kills: the next ones would hide the cause') if @bad;
+}
+cmp_ok($transactions, '>', 10 * $kills, "the load did something: $transactions transactions");
+
+system("pg_ctl -D '$data' -m fast -w -t 100 stop >/dev/null 2>&1") == 0 or fail('clean stop');
+start_server();
+my @bad = check();
+ok(!@bad, 'the same after a clean stop and start') or diag(join("\n", @bad));
+system("pg_ctl -D '$data' -m fast -w stop >/dev/null 2>&1");
+done_testing();
+
+END
+{
+	my $status = $?;
+	system("pg_ctl -D '$data' -m immediate -w stop >/dev/null 2>&1") if defined $data and postmaster_pid();
+	$? = $status;
+}
