@@ -10,4 +10,4 @@ SELECT files > 0 AS files, bytes > 0 AS bytes FROM orbit_column_families() WHERE
 SELECT count(*), sum(id) FROM orbit_one;
 -- Database copies that would lack their rows are refused.
 CREATE DATABASE orbit_copy TEMPLATE contrib_regression;
-SELECT name FROM pg_settings WHERE name LIKE 'orbit.%' ORDER BY name;
+SELECT name, vartype, unit, context FROM pg_settings WHERE name LIKE 'orbit.%' ORDER BY name;

@@ -38,8 +38,8 @@ static const struct config_enum_entry compression_options[] = {
  * The directory lies directly inside the data directory, or base backups would
  * miss it (R20); a plain name cannot lead out of it.
  */
-static bool
-CheckDataDirectory(char **newval, void **extra, GucSource source)
+static const char *
+WrongDirectoryName(const char *name)
 {
 	static const char *const taken[] = {
 		"base", "global", "pg_tblspc", "pg_wal", "pg_xact", "pg_subtrans",
@@ -47,24 +47,40 @@ CheckDataDirectory(char **newval, void **extra, GucSource source)
 		"pg_replslot", "pg_serial", "pg_snapshots", "pg_stat", "pg_stat_tmp",
 		"pg_twophase", "log"
 	};
-	const char *name = *newval;
 
 	if (name[0] == '\0' || strlen(name) > 63 ||
 		strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") != strlen(name))
-	{
-		GUC_check_errdetail("It must be the name of a directory inside the data directory: "
-							"letters, digits, \"_\" and \"-\", at most 63 of them.");
-		return false;
-	}
+		return "It must be the name of a directory inside the data directory: "
+			"letters, digits, \"_\" and \"-\", at most 63 of them.";
 	for (int i = 0; i < lengthof(taken); i++)
 	{
-		if (strcmp(name, taken[i]) == 0 || strncmp(name, "pgsql_tmp", 9) == 0)
-		{
-			GUC_check_errdetail("\"%s\" is a directory of PostgreSQL's own.", name);
-			return false;
-		}
+		if (strcmp(name, taken[i]) == 0)
+			return "This is a directory of PostgreSQL's own.";
 	}
-	return true;
+	if (strncmp(name, "pgsql_tmp", 9) == 0)
+		return "Base backups leave out names that begin with \"pgsql_tmp\".";
+	return NULL;
+}
+
+/*
+ * PostgreSQL only warns of a wrong value of an extension's setting and goes on with
+ * the default.  That would be another directory, without the user's rows: stop.
+ */
+static bool
+CheckDataDirectory(char **newval, void **extra, GucSource source)
+{
+	const char *wrong = WrongDirectoryName(*newval);
+
+	if (wrong == NULL)
+		return true;
+	if (process_shared_preload_libraries_in_progress)
+		ereport(FATAL,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for parameter \"%s\": \"%s\"",
+						"orbit.data_directory", *newval),
+				 errdetail_internal("%s", wrong)));
+	GUC_check_errdetail("%s", wrong);
+	return false;
 }
 
 static void

@@ -249,6 +249,8 @@ typedef struct CodecCounters
 
 /* Keys of pg_metadata. */
 #define CODEC_META_FORMAT		"format_version"	/* uint32 */
+#define CODEC_META_INSTANCE		"instance"			/* uint64, random: this RocksDB and its
+													 * physical copies; repeated in metapages */
 #define CODEC_META_SYSTEM		"system_identifier" /* uint64 */
 #define CODEC_META_FLUSHED		"flushed"			/* CodecFlushed */
 

@@ -70,6 +70,8 @@ typedef struct KvBatch KvBatch;
  */
 extern void KvOpenPrimary(const char *dir, const KvOptions *o, KvDb **db, KvStatus *st);
 extern void KvOpenSecondary(const char *dir, const KvOptions *o, KvDb **db, KvStatus *st);
+/* Is there a database (its CURRENT file) under dir?  Only looks; allowed in any process. */
+extern bool KvExists(const char *dir);
 extern void KvClose(KvDb *db);	/* NULL is allowed; frees iterators' database too,
 								 * so destroy iterators first */
 

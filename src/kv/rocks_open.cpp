@@ -483,6 +483,15 @@ KvOpenSecondary(const char *dir, const KvOptions *o, KvDb **out, KvStatus *st)
 	});
 }
 
+bool
+KvExists(const char *dir)
+{
+	char		path[4096];
+
+	snprintf(path, sizeof path, "%s/%s/CURRENT", dir, kv::LiveName);
+	return access(path, F_OK) == 0;
+}
+
 void
 KvClose(KvDb *db)
 {

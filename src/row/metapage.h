@@ -17,6 +17,11 @@
  *                          relations until something looks at their contents)
  *       16    4  database  oid of the database that allocated the storage id
  *       20    4  relnode   relfilenode for which the page was made (information)
+ *       24    8  instance  the RocksDB directory that holds the storage (StoreInstance);
+ *                          0 with storage 0
+ *
+ * instance guards against another directory (orbit.data_directory changed, or the directory
+ * lost and made anew): its storage ids begin again and mean other rows.
  *
  * database guards against copies: a database made from a template holds the same
  * page in another directory, and two databases must not share one storage.  Moving
@@ -53,9 +58,10 @@ typedef struct RowMetapage
 	uint64		storage;
 	Oid			database;
 	Oid			relnode;
+	uint64		instance;
 } RowMetapage;
 
-StaticAssertDecl(sizeof(RowMetapage) == 24, "metapage format");
+StaticAssertDecl(sizeof(RowMetapage) == 32, "metapage format");
 StaticAssertDecl(offsetof(RowMetapage, storage) == 8, "metapage format");
 StaticAssertDecl(offsetof(RowMetapage, relnode) == 20, "metapage format");
 

@@ -63,6 +63,7 @@ InitMetapage(Page page, OrbitStorageId storage, const RelFileNode *node)
 	meta->storage = storage;
 	meta->database = node->dbNode;
 	meta->relnode = node->relNode;
+	meta->instance = storage == ORBIT_INVALID_STORAGE ? 0 : StoreInstance();
 	((PageHeader) page)->pd_lower = (char *) (meta + 1) - (char *) page;
 }
 
@@ -111,6 +112,13 @@ CheckMetapage(Relation rel, Page page)
 						RelationGetRelationName(rel), meta->database),
 				 errdetail("The files of this database were copied from a database that owns orbit tables, which does not copy the rows."),
 				 errhint("Drop the table here and load its rows with pg_dump and pg_restore.")));
+	else if (meta->instance != StoreInstance())
+		ereport(ERROR,
+				(errcode(ERRCODE_INDEX_CORRUPTED),
+				 errmsg("the rows of table \"%s\" are not in RocksDB directory \"%s\"",
+						RelationGetRelationName(rel), StoreDirectory()),
+				 errdetail("The table was written with another RocksDB directory than the one now in use."),
+				 errhint("Check orbit.data_directory, or restore the directory from the backup that the rest of the data directory comes from.")));
 }
 
 /* ---- records in pg_tables --------------------------------------------------- */
@@ -205,6 +213,7 @@ WriteMetapage(Relation rel, OrbitStorageId storage, bool only_if_none)
 		meta->storage = storage;
 		meta->database = rel->rd_node.dbNode;
 		meta->relnode = rel->rd_node.relNode;
+		meta->instance = StoreInstance();
 		MarkBufferDirty(buf);
 		if (RelationIsPermanent(rel))
 			log_newpage_buffer(buf, true);

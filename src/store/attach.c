@@ -41,6 +41,7 @@ StoreShmemInit(void)
 		pg_atomic_init_u32(&store_shared->ready, 0);
 		pg_atomic_init_u64(&store_shared->flushed_lsn, 0);
 		pg_atomic_init_u64(&store_shared->covered_redo, 0);
+		pg_atomic_init_u64(&store_shared->instance, 0);
 		pg_atomic_init_u64(&store_shared->logged_storage, 1);
 		pg_atomic_init_u64(&store_shared->flushes, 0);
 		pg_atomic_init_u64(&store_shared->pages_put, 0);
@@ -161,6 +162,15 @@ XLogRecPtr
 StoreFlushedLsn(void)
 {
 	return pg_atomic_read_u64(&store_shared->flushed_lsn);
+}
+
+uint64
+StoreInstance(void)
+{
+	uint64		instance = pg_atomic_read_u64(&store_shared->instance);
+
+	Assert(instance != 0);
+	return instance;
 }
 
 XLogRecPtr

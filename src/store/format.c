@@ -157,5 +157,11 @@ StoreCheckDirectory(void)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("\"%s\" is not a directory", StoreDirectory()),
 				 errhint("Move the file away, or set orbit.data_directory to another name.")));
-	(void) StoreFormatCheck();
+	/* FORMAT is written last: where it stands, RocksDB's files have been there. */
+	if (StoreFormatCheck() && !KvExists(StoreDirectory()))
+		ereport(FATAL,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("RocksDB's files in directory \"%s\" are missing", StoreDirectory()),
+				 errdetail("The directory has been used, but holds no database."),
+				 errhint("Restore the whole directory from the backup that the rest of the data directory comes from.")));
 }

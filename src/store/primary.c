@@ -69,11 +69,27 @@ PutMetadata(KvBatch *batch, const char *key, const void *value, Size len, KvStat
 		KvBatchPut(batch, ORBIT_PG_METADATA, key, strlen(key), value, len, st);
 }
 
+static uint64
+NewInstance(void)
+{
+	uint64		instance = 0;
+
+	while (instance == 0)
+	{
+		if (!pg_strong_random(&instance, sizeof(instance)))
+			ereport(FATAL,
+					(errcode(ERRCODE_INTERNAL_ERROR),
+					 errmsg("could not generate a random number for the RocksDB storage")));
+	}
+	return instance;
+}
+
 static void
 InitMetadata(KvDb *db)
 {
 	uint32		format = ORBIT_FORMAT_VERSION;
 	uint64		system = GetSystemIdentifier();
+	uint64		instance = NewInstance();
 	CodecFlushed flushed = {.next_storage = 1};
 	KvStatus	st;
 	KvBatch    *batch;
@@ -90,6 +106,7 @@ InitMetadata(KvDb *db)
 	/* ascending */
 	PutMetadata(batch, CODEC_META_FLUSHED, &flushed, sizeof(flushed), &st);
 	PutMetadata(batch, CODEC_META_FORMAT, &format, sizeof(format), &st);
+	PutMetadata(batch, CODEC_META_INSTANCE, &instance, sizeof(instance), &st);
 	PutMetadata(batch, CODEC_META_SYSTEM, &system, sizeof(system), &st);
 	if (st.code == KV_OK)
 		KvBatchCommit(batch, &generation, &st);
@@ -156,6 +173,7 @@ static void
 LoadFlushed(KvDb *db)
 {
 	CodecFlushed f;
+	uint64		instance;
 	KvStatus	st;
 
 	if (!ReadMetadata(db, CODEC_META_FLUSHED, &f, sizeof(f)))
@@ -163,23 +181,15 @@ LoadFlushed(KvDb *db)
 		StoreFillStatus(&st, KV_CORRUPTION, "pg_metadata does not say up to where it was flushed");
 		RaiseFatal(db, &st);
 	}
+	if (!ReadMetadata(db, CODEC_META_INSTANCE, &instance, sizeof(instance)) || instance == 0)
+	{
+		StoreFillStatus(&st, KV_CORRUPTION, "pg_metadata does not say which instance this is");
+		RaiseFatal(db, &st);
+	}
+	pg_atomic_write_u64(&store_shared->instance, instance);
 	(void) StoreRaiseAtomic(&store_shared->flushed_lsn, f.flushed_lsn);
 	(void) StoreRaiseAtomic(&store_shared->covered_redo, f.covered_redo);
 	StoreSetNextStorage(f.next_storage);
-}
-
-/* FORMAT is written last: where it stands, RocksDB's files have been there. */
-static void
-RefuseLostFiles(KvDb *db)
-{
-	if (!StoreFormatCheck())
-		return;
-	KvClose(db);
-	ereport(FATAL,
-			(errcode(ERRCODE_DATA_CORRUPTED),
-			 errmsg("RocksDB's files in directory \"%s\" are missing", StoreDirectory()),
-			 errdetail("The directory has been used, but holds no database."),
-			 errhint("Restore the whole directory from the backup that the rest of the data directory comes from.")));
 }
 
 KvDb *
@@ -202,10 +212,7 @@ StorePrimaryOpen(void)
 	 * zero is required, backends need not open RocksDB at all.
 	 */
 	if (CheckMetadata(db))
-	{
-		RefuseLostFiles(db);
 		InitMetadata(db);
-	}
 	else
 		MembufRaiseGeneration(CommonGeneration(db));
 	LoadFlushed(db);

@@ -193,6 +193,12 @@ extern uint64 StoreGetNextStorage(void);
 extern XLogRecPtr StoreFlushedLsn(void);
 extern XLogRecPtr StoreCoveredRedo(void);
 
+/*
+ * Random number of this RocksDB directory and its physical copies, never 0.  Relations carry it,
+ * so that rows are never looked for in a directory that does not hold them.  After StoreAttach.
+ */
+extern uint64 StoreInstance(void);
+
 /* ---- flush (worker, main thread) --------------------------------------------------------------- */
 
 typedef struct StoreFlushStats

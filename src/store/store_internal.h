@@ -36,6 +36,7 @@ typedef struct StoreShared
 	pg_atomic_uint32 ready;
 	pg_atomic_uint64 flushed_lsn;	/* F */
 	pg_atomic_uint64 covered_redo;
+	pg_atomic_uint64 instance;
 	pg_atomic_uint64 logged_storage;	/* storage ids below may be in use; raised
 										 * before the WAL record is inserted */
 	pg_atomic_uint64 flushes;
