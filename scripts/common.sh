@@ -12,14 +12,18 @@ die()
 	exit 1
 }
 
-# A server cannot run as root: as root everything of it runs as user postgres.
+# A server cannot run as root: as root everything of it runs as the user whose
+# data they are, and that is postgres when there are none yet.
 OWNER=$(id -un)
-[ "$(id -u)" -eq 0 ] && OWNER=postgres
+if [ "$(id -u)" -eq 0 ]; then
+	OWNER=$(stat -L -c %U "$DATA_LINK" 2>/dev/null || echo postgres)
+	[ "$OWNER" != root ] || OWNER=postgres
+fi
 
 as_owner()
 {
 	if [ "$(id -u)" -eq 0 ]; then
-		(cd / && exec runuser -u postgres -- "$@")
+		(cd / && exec runuser -u "$OWNER" -- "$@")
 	else
 		"$@"
 	fi

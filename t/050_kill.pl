@@ -54,13 +54,20 @@ sub children
 	return %title;
 }
 
+sub is_up
+{
+	return system("psql -X -q -d '$conn' -c 'SELECT 1' >/dev/null 2>&1") == 0;
+}
+
 sub start_server
 {
 	my $until = time + 120;
 	while (1)
 	{
-		# Fails while processes of the killed server are still leaving.
+		# Fails while processes of the killed server are still leaving, and where a server that
+		# was to be killed in recovery had not yet said who it is.
 		return if system("pg_ctl -D '$data' -l '$log' -w -t 100 start >/dev/null 2>&1") == 0;
+		return if postmaster_pid() and is_up();
 		give_up("the server does not start; see $log") if time > $until;
 		sleep 0.1;
 	}
@@ -77,7 +84,7 @@ sub give_up
 sub wait_until_up
 {
 	my $until = time + 120;
-	while (system("psql -X -q -d '$conn' -c 'SELECT 1' >/dev/null 2>&1") != 0)
+	while (not is_up())
 	{
 		give_up("the server does not come back; see $log") if time > $until;
 		sleep 0.05;

@@ -84,6 +84,7 @@ extern void OrbitRequirePreload(void);
 /*
  * Every LWLock of the extension, with the legal nesting, outermost first:
  *   storage partition -> (nothing)
+ *   storage ids (the tranche's one more, held over the flush of a WAL record) -> switch gate
  *   switch gate -> switch -> row partition -> WAL insertion (PostgreSQL's)
  * orbit_unique is reserved for the ordered index: it nests outside the gate.
  */

@@ -20,7 +20,7 @@
 
 /* ---- committed transactions ------------------------------------------------------- */
 
-#define KNOWN			1024
+#define KNOWN			4096	/* 16 kB; 2^12: see Known */
 #define CHECK_INTERVAL	INT64CONST(60000000)	/* a minute, in microseconds */
 #define FORGET_AFTER	(UINT64CONST(1) << 30)
 
@@ -52,7 +52,7 @@ ForgetOld(void)
 static inline TransactionId *
 Known(TransactionId xid)
 {
-	return &known[(xid * 0x9E3779B1u) >> 22];
+	return &known[(xid * 0x9E3779B1u) >> 20];
 }
 
 static bool
@@ -95,12 +95,18 @@ RowEntryFate(const CodecEntry *e)
 	return RowXidFate(e->xid);
 }
 
+/*
+ * The commit log is not asked: a lock may stay in a page for long after its transaction, when
+ * the log no longer knows it.
+ */
 RowFate
 RowLockFate(TransactionId xid)
 {
-	RowFate		fate = RowXidFate(xid);
-
-	return fate == ROW_FATE_COMMITTED ? ROW_FATE_ABORTED : fate;
+	if (KnownCommitted(xid))
+		return ROW_FATE_ABORTED;
+	if (TransactionIdIsCurrentTransactionId(xid))
+		return ROW_FATE_OWN;
+	return TransactionIdIsInProgress(xid) ? ROW_FATE_RUNNING : ROW_FATE_ABORTED;
 }
 
 /*

@@ -238,6 +238,12 @@ RowReplicaIdentity(Relation rel, HeapTuple old, bool key_required, bool *is_key)
 	}
 	/* a decoder could not fetch a TOASTed value of a row that is gone */
 	if (HeapTupleHasExternal(tuple))
-		tuple = toast_flatten_tuple(tuple, desc);
+	{
+		HeapTuple	flat = toast_flatten_tuple(tuple, desc);
+
+		if (tuple != old)
+			heap_freetuple(tuple);
+		tuple = flat;
+	}
 	return tuple;
 }

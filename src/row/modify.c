@@ -200,6 +200,7 @@ RowDelete(Relation rel, ItemPointer tid, CommandId cid, Snapshot snapshot,
 	RowChange	change;
 	CodecDelete mark;
 	HeapTuple	old = NULL;
+	HeapTuple	identity = NULL;
 
 	RefuseInParallel(false);
 	DeleteChange(&change, &mark, cid, changing_part);
@@ -216,7 +217,7 @@ RowDelete(Relation rel, ItemPointer tid, CommandId cid, Snapshot snapshot,
 		RowStateClose(&m.s);
 		CheckForSerializableConflictIn(rel, &m.tid, m.s.page);
 		if (change.old == NULL)
-			SetOldImage(&m, &change, old, true);
+			identity = SetOldImage(&m, &change, old, true);
 		OrbitStopPoint("row_delete");
 	} while (!RowPush(rel, &m.s, &change));
 
@@ -224,6 +225,8 @@ RowDelete(Relation rel, ItemPointer tid, CommandId cid, Snapshot snapshot,
 	RowDeleteToast(rel, old, false);
 	EndModify(&m);
 	pgstat_count_heap_delete(rel);
+	if (identity != NULL && identity != old)
+		heap_freetuple(identity);
 	heap_freetuple(old);
 	return TM_Ok;
 }
@@ -396,7 +399,10 @@ WriteUpdate(RowModify *m, RowUpdating *u, int tag, ItemPointer newtid)
 
 	identity = SetOldImage(m, &change, u->old, u->changes_identity);
 	CheckForSerializableConflictIn(m->rel, &m->tid, m->s.page);
-	OrbitStopPoint("row_update");
+	if (tag >= 0)
+		OrbitStopPoint("row_update");
+	else
+		OrbitStopPoint("row_update_new_row");
 	done = RowPush(m->rel, &m->s, &change);
 	if (identity != NULL && identity != u->old)
 		heap_freetuple(identity);

@@ -213,5 +213,6 @@ RowPushLock(Relation rel, RowState *s, CommandId cid, LockTupleMode mode)
 	change.entry.tag = mode;
 	change.entry.xid = GetCurrentTransactionId();
 	change.entry.cid = cid;
+	OrbitStopPoint("row_lock");
 	return RowPush(rel, s, &change);
 }

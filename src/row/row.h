@@ -112,6 +112,12 @@ extern HeapTuple RowHeapTuple(Relation rel, const RowVersion *v);
  */
 extern bool RowVisible(StoreChain *c, Relation rel, Snapshot snapshot,
 					   RowVersion *v, bool *all_dead);
+
+/*
+ * With an MVCC snapshot: does the walk end at this entry, whatever lies below it?  For cutting
+ * chains (StoreCut); reads the commit log.
+ */
+extern bool RowEndsAt(const CodecEntry *e, Snapshot snapshot);
 /* The version with this very tag, whatever its fate. */
 extern bool RowFindVersion(StoreChain *c, int tag, RowVersion *v);
 
@@ -188,5 +194,9 @@ extern void RowCreateStorage(Relation rel, const RelFileNode *node, char persist
 extern void RowResetStorage(Relation rel);
 /* SET TABLESPACE: copies the metapage to the new file and registers the alias. */
 extern void RowCopyStorage(Relation rel, const RelFileNode *newnode);
+
+/* Is there a file in this database, in any tablespace, that a storage belongs to?  Temporary
+ * tables do not count. */
+extern bool RowDatabaseOwnsTables(Oid database);
 
 #endif							/* ORBIT_ROW_H */

@@ -104,7 +104,10 @@ NotFound(bool *all_dead, bool dead)
 	return false;
 }
 
-/* Nobody, now or later, can see what a committed delete mark has ended. */
+/*
+ * Nobody, now or later, can see what a delete mark has ended.  One of our own may yet be undone, and an
+ * index entry given up for it would not come back: that must not hang on a horizon.
+ */
 static bool
 DeadToAll(Relation rel, const CodecEntry *e, bool *all_dead)
 {
@@ -112,7 +115,8 @@ DeadToAll(Relation rel, const CodecEntry *e, bool *all_dead)
 		return false;
 	if (e->kind_flags & CODEC_FROZEN)
 		return true;
-	return GlobalVisTestIsRemovableXid(GlobalVisTestFor(rel), e->xid);
+	return !TransactionIdIsCurrentTransactionId(e->xid) &&
+		GlobalVisTestIsRemovableXid(GlobalVisTestFor(rel), e->xid);
 }
 
 /* ---- MVCC ------------------------------------------------------------------------- */
@@ -156,6 +160,16 @@ WalkMvcc(StoreChain *c, Relation rel, Snapshot snapshot, RowVersion *v, bool *al
 		}
 	}
 	return NotFound(all_dead, !standing && rel != NULL);
+}
+
+bool
+RowEndsAt(const CodecEntry *e, Snapshot snapshot)
+{
+	CodecKind	kind = CodecEntryKind(e);
+
+	if (kind == CODEC_LOCK || kind == CODEC_CONFIRM)
+		return false;
+	return EndsRow(e) || RowMvccSight(e, snapshot) == ROW_SIGHT_SEEN;
 }
 
 /* Another transaction wrote what this one does not see. */
@@ -229,6 +243,8 @@ VisibleSerializable(StoreChain *c, Relation rel, Snapshot snapshot, RowVersion *
 
 	if (!WalkSerializable(c, rel, snapshot, v, all_dead))
 		return false;
+	if (view != NULL)
+		OrbitStopPoint("row_read");
 	PredicateLockTID(rel, &v->tid, snapshot, v->entry->xid);
 	if (view == NULL || !WrittenSince(c))
 		return true;

@@ -108,10 +108,11 @@ BuildPage(FlushPages *f, MembufPage *page, int *rows)
 	CodecBuilder b;
 	const CodecEntry *e;
 	int			slot = 0;
-	bool		ok = true;
+	bool		ok;
 
 	*rows = 0;
 	CodecBuildBegin(&b, &f->held);
+	ok = CodecBufReserve(&b.body, ORBIT_PAGE_BYTES);	/* rather than growing to it */
 	while (ok && (slot = MembufPageNextSlot(f->seq, page, slot, &e)) != 0)
 		ok = BuildChain(f, &b, slot, e, rows);
 	ok = ok && CodecBuildFinish(&b);

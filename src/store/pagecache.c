@@ -1,14 +1,16 @@
 /*
- * pagecache.c: the last pages that point reads took from RocksDB.
+ * pagecache.c: pages that this process has read from RocksDB lately.
  *
- * A small list, most recently used first.  Everything in it was read while the
- * process's handle stood at one generation; when the handle moves all of it goes.
- * So a view may use it iff its own pin.generation is not above that: every arena
- * released before the pin is in the page.  Such a hit needs no proof and no RocksDB.
+ * A RocksDB get, even of a cached block, costs some microseconds: bloom filter, index block, data block,
+ * the copy, and the check of the page.  A page found here costs a hash lookup.
  *
- * A page used by the open view lives until that is closed, even if it has been
- * dropped meanwhile.  What is kept afterwards is bounded in number and bytes.
- * That a page does not exist is remembered too.
+ * Everything in it was read while the process's handle stood at one generation; when the
+ * handle moves all of it goes.  So a view may use it iff its own pin.generation is not above that:
+ * every arena released before the pin is in the page.  Such a hit needs no proof and no RocksDB.
+ *
+ * A page used by the open view lives until that is closed, even if it has been dropped
+ * meanwhile.  What is kept afterwards is bounded in bytes, least recently used first, but for
+ * the last page, which is kept whatever its size.  That a page does not exist is remembered too.
  */
 #include "postgres.h"
 
@@ -18,33 +20,64 @@
 
 #include "store/store_internal.h"
 
-#define CACHE_PAGES		16
-#define CACHE_BYTES		((Size) 4 * 1024 * 1024)
+#define BUCKETS			2048	/* a power of 2 */
 
 typedef struct CachedPage
 {
-	dlist_node	node;
+	dlist_node	node;			/* in lru or dropped */
+	struct CachedPage *next;	/* in its bucket */
 	OrbitStorageId storage;
 	BlockNumber page;
 	bool		exists;
-	bool		in_use;			/* handed out in the open view */
-	bool		dropped;		/* of a generation gone by */
+	uint64		view;			/* number of the view it was last handed out in */
 	CodecPage	image;
 	CodecBuf	buf;
 } CachedPage;
 
-static dlist_head cache = DLIST_STATIC_INIT(cache);
-static int	cached_pages = 0;
-static Size cached_bytes = 0;
+static CachedPage *buckets[BUCKETS];
+static dlist_head lru = DLIST_STATIC_INIT(lru); /* most recently used first */
+static dlist_head dropped = DLIST_STATIC_INIT(dropped); /* of a generation gone by, in use */
+static Size cached_bytes = 0;	/* of those in lru */
+static uint64 views = 1;		/* number of the open view, or of the next */
+
+static inline CachedPage **
+Bucket(OrbitStorageId storage, BlockNumber page)
+{
+	uint64		h = (storage << 32 ^ page) * UINT64CONST(0x9E3779B97F4A7C15);
+
+	return &buckets[h >> 53];
+}
+
+StaticAssertDecl(BUCKETS == 1 << (64 - 53), "the hash has more bits than there are buckets");
+
+static inline Size
+Weight(CachedPage *c)
+{
+	return sizeof(CachedPage) + c->buf.cap;
+}
 
 static void
-Remove(CachedPage *c)
+Free(CachedPage *c)
 {
-	dlist_delete(&c->node);
-	cached_pages--;
-	cached_bytes -= c->buf.cap;
 	CodecBufFree(&c->buf);
 	free(c);
+}
+
+/* Takes it out of the cache; it is freed now or when the view is closed. */
+static void
+Drop(CachedPage *c)
+{
+	CachedPage **link = Bucket(c->storage, c->page);
+
+	while (*link != c)
+		link = &(*link)->next;
+	*link = c->next;
+	dlist_delete(&c->node);
+	cached_bytes -= Weight(c);
+	if (c->view == views)
+		dlist_push_head(&dropped, &c->node);
+	else
+		Free(c);
 }
 
 void
@@ -52,62 +85,36 @@ StoreCacheDrop(void)
 {
 	dlist_mutable_iter it;
 
-	dlist_foreach_modify(it, &cache)
-	{
-		CachedPage *c = dlist_container(CachedPage, node, it.cur);
-
-		if (c->in_use)
-			c->dropped = true;
-		else
-			Remove(c);
-	}
-}
-
-/* Drops what is too old, then from the end what is too much. */
-static void
-Trim(int pages, Size bytes)
-{
-	dlist_node *n = dlist_is_empty(&cache) ? NULL : dlist_tail_node(&cache);
-
-	while (n != NULL)
-	{
-		CachedPage *c = dlist_container(CachedPage, node, n);
-
-		n = dlist_has_prev(&cache, n) ? dlist_prev_node(&cache, n) : NULL;
-		if (!c->in_use && (c->dropped || cached_pages > pages || cached_bytes > bytes))
-			Remove(c);
-	}
+	dlist_foreach_modify(it, &lru)
+		Drop(dlist_container(CachedPage, node, it.cur));
+	Assert(cached_bytes == 0);
 }
 
 void
 StoreCacheViewClosed(void)
 {
-	dlist_iter	it;
-
-	dlist_foreach(it, &cache)
-		dlist_container(CachedPage, node, it.cur)->in_use = false;
-	Trim(CACHE_PAGES, CACHE_BYTES);
+	views++;
+	while (unlikely(!dlist_is_empty(&dropped)))
+		Free(dlist_container(CachedPage, node, dlist_pop_head_node(&dropped)));
+	while (unlikely(cached_bytes > STORE_PAGE_CACHE_BYTES) && dlist_has_next(&lru, dlist_head_node(&lru)))
+		Drop(dlist_container(CachedPage, node, dlist_tail_node(&lru)));
 }
 
 static CachedPage *
 Find(OrbitStorageId storage, BlockNumber page)
 {
-	dlist_iter	it;
+	CachedPage *c = *Bucket(storage, page);
 
-	dlist_foreach(it, &cache)
-	{
-		CachedPage *c = dlist_container(CachedPage, node, it.cur);
-
-		if (c->page == page && c->storage == storage && !c->dropped)
-			return c;
-	}
-	return NULL;
+	while (c != NULL && (c->page != page || c->storage != storage))
+		c = c->next;
+	return c;
 }
 
 /* Puts a page that has just been read, whose bytes are in buf, in front. */
 static CachedPage *
 Remember(OrbitStorageId storage, BlockNumber page, CodecBuf *buf, bool exists)
 {
+	CachedPage **bucket = Bucket(storage, page);
 	CachedPage *c = calloc(1, sizeof(CachedPage));
 
 	if (c == NULL)
@@ -122,14 +129,32 @@ Remember(OrbitStorageId storage, BlockNumber page, CodecBuf *buf, bool exists)
 	memset(buf, 0, sizeof(*buf));
 	if (exists && !CodecPageOpen(&c->image, c->buf.data, c->buf.len))
 	{
-		CodecBufFree(&c->buf);
-		free(c);
+		Free(c);
 		StoreRaiseDamagedPage(storage, page);
 	}
-	dlist_push_head(&cache, &c->node);
-	cached_pages++;
-	cached_bytes += c->buf.cap;
+	c->next = *bucket;
+	*bucket = c;
+	dlist_push_head(&lru, &c->node);
+	cached_bytes += Weight(c);
 	return c;
+}
+
+/* With the cache full its oldest page's memory serves the next one. */
+static void
+Recycle(CodecBuf *buf)
+{
+	CachedPage *c;
+
+	if (buf->data != NULL || cached_bytes <= STORE_PAGE_CACHE_BYTES - 2 * ORBIT_PAGE_BYTES ||
+		dlist_is_empty(&lru))
+		return;
+	c = dlist_container(CachedPage, node, dlist_tail_node(&lru));
+	if (c->view == views || c->buf.cap > 2 * ORBIT_PAGE_BYTES)
+		return;
+	cached_bytes -= c->buf.cap;
+	*buf = c->buf;
+	memset(&c->buf, 0, sizeof(c->buf));
+	Drop(c);
 }
 
 static CachedPage *
@@ -144,6 +169,7 @@ ReadPage(StoreView *v, OrbitStorageId storage, BlockNumber page)
 
 	if (handle == NULL)
 		return NULL;
+	Recycle(&buf);
 	CodecPageKey(key, storage, page);
 	exists = StoreRocksGet(handle, ORBIT_PG_DATA, key, sizeof(key), &buf);
 	return Remember(storage, page, &buf, exists);
@@ -164,12 +190,12 @@ StoreCachedPage(StoreView *v, OrbitStorageId storage, BlockNumber page)
 	if (v->proven || v->pin.generation <= StoreViewGeneration())
 		c = Find(storage, page);
 	if (c != NULL)
-		dlist_move_head(&cache, &c->node);
+		dlist_move_head(&lru, &c->node);
 	else
 		c = ReadPage(v, storage, page);
 	if (c == NULL)
 		return NULL;
-	c->in_use = true;
+	c->view = views;
 	return c->exists ? &c->image : NULL;
 }
 

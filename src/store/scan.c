@@ -24,10 +24,14 @@
 
 #include "store/store_internal.h"
 
-#define SCRATCH_KEEP	((Size) 1024 * 1024)	/* scratch kept over a transaction's end */
-
 /* Of a scan that would only push everything else out of the block cache. */
 #define LARGE_SCAN_READAHEAD	((Size) 1024 * 1024)
+
+/*
+ * Storages of so few pages are read page by page through the page cache: a small table that
+ * every statement scans costs neither an iterator nor the decoding of its blocks.
+ */
+#define SMALL_STORAGE	16
 
 typedef struct ArenaCursor
 {
@@ -48,7 +52,9 @@ struct StoreScan
 	BlockNumber last;
 	bool		backward;
 	bool		ended;
+	bool		small;			/* see SMALL_STORAGE */
 	BlockNumber position;
+	StoreCut	cut;			/* enough NULL: whole chains */
 
 	KvIter	   *iter;
 	Size		readahead;
@@ -62,9 +68,6 @@ struct StoreScan
 
 static dlist_head scans = DLIST_STATIC_INIT(scans);
 static int	iterators = 0;
-
-/* Pages built from arenas, one behind the other. */
-static CodecBuf scratch;
 
 /* ---- iterators --------------------------------------------------------------------- */
 
@@ -123,151 +126,6 @@ CreateIterator(StoreScan *s, KvDb *handle)
 		StoreViewFailed(&st, "could not read from RocksDB storage");
 	}
 	iterators++;
-}
-
-/* ---- building pages from arenas -------------------------------------------------------- */
-
-/* Appends the arena's page to out; *rows: how many.  False: out of memory or too large. */
-static bool
-BuildArenaPage(uint64 seq, MembufPage *page, CodecBuf *out, int *rows)
-{
-	CodecBuilder b;
-	const CodecEntry *e;
-	int			slot = 0;
-	bool		ok = true;
-
-	*rows = 0;
-	CodecBuildBegin(&b, out);
-	while (ok && (slot = MembufPageNextSlot(seq, page, slot, &e)) != 0)
-	{
-		ok = CodecBuildChain(&b, slot);
-		for (; ok && e != NULL; e = MembufOlder(seq, e))
-			ok = CodecBuildEntry(&b, e);
-		(*rows)++;
-	}
-	ok = ok && CodecBuildFinish(&b);
-	CodecBuildFree(&b);
-	return ok;
-}
-
-typedef struct PageParts
-{
-	int			n;
-	Size		offset[STORE_MAX_ARENAS];	/* in scratch */
-} PageParts;
-
-static void
-PartsBegin(PageParts *p)
-{
-	scratch.len = 0;
-	p->n = 0;
-}
-
-static void
-PartsAdd(PageParts *p, uint64 seq, MembufPage *page)
-{
-	Size		start = scratch.len;
-	int			rows;
-
-	Assert(p->n < STORE_MAX_ARENAS);
-	if (!BuildArenaPage(seq, page, &scratch, &rows))
-		StoreOutOfMemory();
-	if (rows > 0)
-		p->offset[p->n++] = start;
-	else
-		scratch.len = start;	/* just begun: no row to be seen yet */
-}
-
-/*
- * Writes the united page to out.  rocks: RocksDB's value or NULL.  False: there
- * is no such page.
- */
-static bool
-PartsUnite(PageParts *p, const char *rocks, Size rockslen,
-		   OrbitStorageId storage, BlockNumber page, CodecBuf *out)
-{
-	CodecPart	parts[STORE_MAX_ARENAS + 1];
-	const char *error = "";
-
-	out->len = 0;
-	if (p->n == 0)
-	{
-		if (rocks != NULL && !CodecBufAppend(out, rocks, rockslen))
-			StoreOutOfMemory();
-		return rocks != NULL;
-	}
-	if (p->n == 1 && rocks == NULL)
-	{
-		if (!CodecBufAppend(out, scratch.data, scratch.len))
-			StoreOutOfMemory();
-		return true;
-	}
-	for (int i = 0; i < p->n; i++)
-	{
-		parts[i].data = scratch.data + p->offset[i];
-		parts[i].len = (i + 1 < p->n ? p->offset[i + 1] : scratch.len) - p->offset[i];
-	}
-	if (rocks != NULL)
-	{
-		parts[p->n].data = rocks;
-		parts[p->n].len = rockslen;
-	}
-	if (!CodecUnite(parts, p->n + (rocks != NULL), true, NULL, out, &error))
-	{
-		CodecPage	check;
-
-		if (rocks != NULL && !CodecPageOpen(&check, rocks, rockslen))
-			StoreRaiseDamagedPage(storage, page);
-		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("could not read page %u of storage " UINT64_FORMAT ": %s",
-						page, storage, error)));
-	}
-	return true;
-}
-
-void
-StoreScanShrink(void)
-{
-	if (scratch.cap > SCRATCH_KEEP)
-		CodecBufFree(&scratch);
-}
-
-/* ---- one page ------------------------------------------------------------------------------ */
-
-bool
-StoreReadPage(OrbitStorageId storage, BlockNumber page, CodecBuf *out)
-{
-	static CodecBuf value;		/* static: nothing to free on ERROR */
-	StoreView	v;
-	PageParts	parts;
-	char		key[CODEC_PAGE_KEY_SIZE];
-	KvDb	   *handle;
-	uint64		g;
-	bool		found;
-
-	StoreViewOpen(&v);
-	PartsBegin(&parts);
-	for (uint64 seq = v.pin.active; seq >= v.pin.oldest; seq--)
-	{
-		MembufPage *p = MembufPageLookup(seq, storage, page);
-
-		if (p != NULL)
-			PartsAdd(&parts, seq, p);
-	}
-
-	CodecPageKey(key, storage, page);
-	handle = StoreViewProve(&v, &g);
-	if (parts.n == 0)
-		found = StoreRocksGet(handle, ORBIT_PG_DATA, key, sizeof(key), out);
-	else
-	{
-		bool		rocks = StoreRocksGet(handle, ORBIT_PG_DATA, key, sizeof(key), &value);
-
-		found = PartsUnite(&parts, rocks ? value.data : NULL, value.len, storage, page, out);
-	}
-	StoreViewClose(&v);
-	return found;
 }
 
 /* ---- RocksDB's side of a scan ------------------------------------------------------------------ */
@@ -381,17 +239,19 @@ AdvanceArena(StoreScan *s, ArenaCursor *c, uint64 seq, bool sealed)
 /* ---- scans ------------------------------------------------------------------------------------------ */
 
 static Size
-Readahead(OrbitStorageId storage, BlockNumber first, BlockNumber last)
+Readahead(BlockNumber count, BlockNumber first, BlockNumber last)
 {
-	uint64		end = Min((uint64) last + 1, StorePageCount(storage));
+	uint64		end = Min((uint64) last + 1, count);
 	uint64		cache = (uint64) orbit_block_cache_size * 1024;
 
 	return end > first && (end - first) * ORBIT_PAGE_BYTES > cache ? LARGE_SCAN_READAHEAD : 0;
 }
 
 StoreScan *
-StoreScanBegin(OrbitStorageId storage, BlockNumber first, BlockNumber last, bool backward)
+StoreScanBegin(OrbitStorageId storage, BlockNumber first, BlockNumber last, bool backward,
+			   const StoreCut *cut)
 {
+	BlockNumber count = StorePageCount(storage);
 	MemoryContext context;
 	StoreScan  *s;
 
@@ -404,7 +264,10 @@ StoreScanBegin(OrbitStorageId storage, BlockNumber first, BlockNumber last, bool
 	s->backward = backward;
 	s->position = backward ? last : first;
 	s->ended = first > last;
-	s->readahead = Readahead(storage, first, last);
+	s->small = count <= SMALL_STORAGE && last <= count;
+	if (cut != NULL)
+		s->cut = *cut;
+	s->readahead = Readahead(count, first, last);
 	s->ncursors = orbit_max_write_buffers;
 	s->cursors = MemoryContextAllocZero(context, s->ncursors * sizeof(ArenaCursor));
 
@@ -436,25 +299,31 @@ NextPage(StoreScan *s, StoreView *v, BlockNumber *page)
 	return found;
 }
 
+static inline const StoreCut *
+Cut(StoreScan *s)
+{
+	return s->cut.enough != NULL ? &s->cut : NULL;
+}
+
 /* The page's bytes; false: it has no row yet. */
 static bool
 CopyPage(StoreScan *s, StoreView *v, BlockNumber page, CodecBuf *out)
 {
 	const char *rocks = NULL;
 	size_t		len = 0;
-	PageParts	parts;
+	StoreParts	parts;
 
-	PartsBegin(&parts);
+	StorePartsBegin(&parts, Cut(s));
 	for (uint64 seq = v->pin.active; seq >= v->pin.oldest; seq--)
 	{
 		ArenaCursor *c = &s->cursors[seq % s->ncursors];
 
 		if (!c->ended && c->page == page)
-			PartsAdd(&parts, seq, MembufIterPage(&c->it));
+			StorePartsAdd(&parts, seq, MembufIterPage(&c->it));
 	}
 	if (s->iter != NULL && s->rocks_page == page && v->pin.generation != 0)
 		KvIterValue(s->iter, &rocks, &len);
-	return PartsUnite(&parts, rocks, len, s->storage, page, out);
+	return StorePartsUnite(&parts, rocks, len, NULL, s->storage, page, out);
 }
 
 static void
@@ -477,7 +346,13 @@ StoreScanNext(StoreScan *s, BlockNumber *page, CodecBuf *out)
 	StoreViewOpen(&v);
 	while (!found && !s->ended)
 	{
-		if (!NextPage(s, &v, page))
+		if (s->small)
+		{
+			*page = s->position;
+			found = StoreUnitedPage(&v, s->storage, *page, Cut(s), out);
+			MovePast(s, *page);
+		}
+		else if (!NextPage(s, &v, page))
 			s->ended = true;
 		else
 		{

@@ -122,21 +122,34 @@ extern const CodecEntry *StoreChainActiveHead(StoreChain *c);
 /* ---- pages and scans ------------------------------------------------------------------ */
 
 /*
+ * What a reader needs of a row: enough() says that it needs nothing below this entry.  Called while
+ * a view is open: it may look into the commit log, but neither wait nor read or write orbit storage.
+ */
+typedef struct StoreCut
+{
+	bool		(*enough) (const CodecEntry *e, void *arg);
+	void	   *arg;
+} StoreCut;
+
+/*
  * The united page (arenas and RocksDB) in page format, copied to out (out->len = 0
- * first).  False: no such page.  Opens and closes a view of its own.  Like the pages of a
+ * first).  False: no such page.  Opens and closes a view of its own.  cut: chains may end
+ * behind an entry that is enough; NULL: whole chains.  Like the pages of a
  * scan it is not checked here (RocksDB has checked the block): CodecPageOpen it, and
  * where that says false call StoreRaiseDamagedPage.
  */
-extern bool StoreReadPage(OrbitStorageId storage, BlockNumber page, CodecBuf *out);
+extern bool StoreReadPage(OrbitStorageId storage, BlockNumber page, const StoreCut *cut,
+						  CodecBuf *out);
 
 /*
  * Pages of [first, last] that exist, ascending (or descending with backward).  Holds no view
  * between calls; a position survives flushes.  Pages made after Begin may or may not be met.
+ * What cut->arg points to must live until End.
  */
 typedef struct StoreScan StoreScan;
 
 extern StoreScan *StoreScanBegin(OrbitStorageId storage, BlockNumber first, BlockNumber last,
-								 bool backward);
+								 bool backward, const StoreCut *cut);
 extern bool StoreScanNext(StoreScan *s, BlockNumber *page, CodecBuf *out);
 extern void StoreScanEnd(StoreScan *s);
 /* ereport(ERROR) XX001 that names storage and page. */

@@ -6,9 +6,10 @@
  * storageid.c  storage ids
  * publish.c    items -> arena
  * view.c       the process's RocksDB handle and its read view
- * pagecache.c  the last pages read by point reads
+ * pagecache.c  pages read lately
  * chain.c      one row
- * scan.c       pages
+ * parts.c      one page out of its parts
+ * scan.c       pages in order
  * kvscan.c     key/value records in order
  * counters.c   allocation words
  * flush.c      arena -> RocksDB; flushpages.c builds its pages
@@ -89,6 +90,12 @@ extern void StoreOutOfMemory(void) pg_attribute_noreturn();
 
 /* ---- cached pages (pagecache.c) --------------------------------------------------- */
 
+/*
+ * Of orbit.block_cache_size a process that reads through a secondary uses a quarter for pages that are
+ * ready to be read; RocksDB's own cache has the rest.
+ */
+#define STORE_PAGE_CACHE_BYTES	((Size) orbit_block_cache_size * 1024 / 4)
+
 /* RocksDB's page, checked, or NULL; lives until the view is closed. */
 extern const CodecPage *StoreCachedPage(StoreView *v, OrbitStorageId storage, BlockNumber page);
 extern void StoreCacheDrop(void);	/* the handle has moved */
@@ -98,7 +105,31 @@ extern void StoreCacheViewClosed(void);
 
 extern void StoreDropIterators(void);	/* destroys them all */
 extern int	StoreIteratorCount(void);
-extern void StoreScanShrink(void);	/* frees scratch memory that grew large */
+
+/* ---- one page out of its parts (parts.c) ------------------------------------------------ */
+
+typedef struct StoreParts
+{
+	const StoreCut *cut;		/* NULL: whole chains */
+	int			n;
+	Size		offset[STORE_MAX_ARENAS + 1];	/* in scratch memory; newest part first */
+	bool		ended[ORBIT_MAX_SLOT + 1];	/* by slot: no older part matters */
+} StoreParts;
+
+/* One set of parts at a time in a process.  All raise ERROR when out of memory. */
+extern void StorePartsBegin(StoreParts *p, const StoreCut *cut);
+/* What the arena has of the page; arenas from the newest down. */
+extern void StorePartsAdd(StoreParts *p, uint64 seq, MembufPage *page);
+/*
+ * Writes the united page to out.  rocks: RocksDB's value or NULL; image: the same bytes, where
+ * they are aligned and have been checked.  False: there is no such page.
+ */
+extern bool StorePartsUnite(StoreParts *p, const char *rocks, Size rockslen, const CodecPage *image,
+							OrbitStorageId storage, BlockNumber page, CodecBuf *out);
+/* The page as the open view has it, RocksDB's part by way of the page cache. */
+extern bool StoreUnitedPage(StoreView *v, OrbitStorageId storage, BlockNumber page,
+							const StoreCut *cut, CodecBuf *out);
+extern void StorePartsShrink(void); /* frees scratch memory that grew large */
 
 /* ---- counters for the flush (counters.c) ---------------------------------------------- */
 

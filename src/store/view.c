@@ -32,9 +32,13 @@
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "port/atomics.h"
+#include "storage/fd.h"
 #include "storage/ipc.h"
 
 #include "store/store_internal.h"
+
+/* Files that a secondary has open beside its SSTs: MANIFEST, directories, one being opened. */
+#define OTHER_FILES		8
 
 static KvDb *primary = NULL;	/* this process is the worker; not ours to close */
 static KvDb *secondary = NULL;
@@ -78,7 +82,7 @@ AtXactEnd(XactEvent event, void *arg)
 		case XACT_EVENT_PREPARE:
 			ForgetView();
 			StoreReleaseIterators();
-			StoreScanShrink();
+			StorePartsShrink();
 			break;
 		default:
 			break;
@@ -152,6 +156,19 @@ Publish(uint64 g)
 	pg_memory_barrier();
 }
 
+/*
+ * RocksDB opens files behind the back of PostgreSQL's own bookkeeping, which would hand out
+ * every descriptor that the process may have; then a read here would fail.
+ */
+static void
+ReserveFiles(int n)
+{
+	static int	reserved = 0;
+
+	for (; reserved < n; reserved++)
+		ReserveExternalFD();
+}
+
 static void
 OpenSecondary(void)
 {
@@ -160,6 +177,7 @@ OpenSecondary(void)
 
 	Publish(MembufRequiredGeneration());
 	StoreKvOptions(&o, false);
+	ReserveFiles(o.max_open_files + OTHER_FILES);
 	st.code = KV_OK;
 	KvOpenSecondary(StoreDirectory(), &o, &secondary, &st);
 	if (secondary == NULL)

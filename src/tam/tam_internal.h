@@ -47,6 +47,7 @@ typedef struct TamScan
 	BlockNumber pageno;
 	bool		page_valid;
 	int			chain;			/* index of the row last looked at in page */
+	TransactionId seen_xid;		/* committed before the snapshot; 0: none known */
 
 	/* bitmap scan */
 	int			bitmap_next;	/* next of tbmres->offsets */

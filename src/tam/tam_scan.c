@@ -13,6 +13,8 @@
 #include "postgres.h"
 
 #include "access/skey.h"
+#include "access/transam.h"
+#include "access/xact.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/predicate.h"
@@ -50,6 +52,7 @@ ResetPosition(TamScan *s, struct ScanKeyData *key)
 	s->page_valid = false;
 	s->pageno = InvalidBlockNumber;
 	s->chain = -1;
+	s->seen_xid = InvalidTransactionId;
 	s->bitmap_next = 0;
 	s->bitmap_single = false;
 	ItemPointerSetInvalid(&s->base.rs_mintid);
@@ -166,13 +169,33 @@ TamSetRange(TamScan *s, BlockNumber first, BlockNumber end)
 	s->end = Min(end, s->npages);
 }
 
+static bool
+Enough(const CodecEntry *e, void *arg)
+{
+	return RowEndsAt(e, ((TamScan *) arg)->base.rs_snapshot);
+}
+
+/* A snapshot needs of a row what lies above the version it sees; others need every version. */
+static const StoreCut *
+Cut(TamScan *s, StoreCut *cut)
+{
+	Snapshot	snapshot = s->base.rs_snapshot;
+
+	if (snapshot == NULL || snapshot->snapshot_type != SNAPSHOT_MVCC)
+		return NULL;
+	cut->enough = Enough;
+	cut->arg = s;
+	return cut;
+}
+
 bool
 TamLoadPage(TamScan *s, BlockNumber pageno)
 {
 	CodecBuf   *buf = PageBuffer(s);
+	StoreCut	cut;
 
 	s->pageno = pageno;
-	if (!StoreReadPage(s->storage, pageno, buf))
+	if (!StoreReadPage(s->storage, pageno, Cut(s, &cut), buf))
 		return false;
 	OpenPage(s);
 	return true;
@@ -183,9 +206,10 @@ static void
 OpenRange(TamScan *s, BlockNumber first, BlockNumber last)
 {
 	MemoryContext old = MemoryContextSwitchTo(s->context);
+	StoreCut	cut;
 
 	ClosePages(s);
-	s->pages = StoreScanBegin(s->storage, first, last, s->backward);
+	s->pages = StoreScanBegin(s->storage, first, last, s->backward, Cut(s, &cut));
 	MemoryContextSwitchTo(old);
 }
 
@@ -321,6 +345,32 @@ TamOpenRow(TamScan *s, int chain, StoreChain *c)
 	return slot;
 }
 
+/*
+ * The short way for nearly every row of a scan: its newest entry is a version that everybody sees,
+ * or one of a transaction found committed before.  To a serializable transaction only the frozen
+ * are of no concern, for it locks what it reads.
+ */
+static inline bool
+SeenAtOnce(TamScan *s, Snapshot snapshot, const CodecEntry *e)
+{
+	CodecKind	kind = CodecEntryKind(e);
+
+	if ((kind != CODEC_INSERT && kind != CODEC_UPDATE) ||
+		snapshot->snapshot_type != SNAPSHOT_MVCC)
+		return false;
+	if (e->kind_flags & CODEC_FROZEN)
+		return true;
+	if (IsolationIsSerializable())
+		return false;
+	if (e->xid == s->seen_xid)
+		return true;
+	/* not to be remembered: what depends on the command */
+	if (!TransactionIdPrecedes(e->xid, snapshot->xmin) || !RowEndsAt(e, snapshot))
+		return false;
+	s->seen_xid = e->xid;
+	return true;
+}
+
 bool
 TamRowVisible(TamScan *s, int chain, RowVersion *v)
 {
@@ -329,13 +379,12 @@ TamRowVisible(TamScan *s, int chain, RowVersion *v)
 	StoreChain	c;
 	int			slot;
 
-	/* a frozen newest entry: everyone sees it, nobody has touched it since */
 	e = CodecPageChain(&s->page->page, chain, &slot);
-	if ((e->kind_flags & CODEC_FROZEN) && snapshot->snapshot_type == SNAPSHOT_MVCC &&
-		(CodecEntryKind(e) == CODEC_INSERT || CodecEntryKind(e) == CODEC_UPDATE))
+	if (SeenAtOnce(s, snapshot, e))
 	{
-		*v = (RowVersion) {.entry = e};	/* nothing follows it: no xmax */
-		OrbitTidSet(&v->tid, s->pageno, slot, e->tag);
+		/* nothing stands above it: no xmax */
+		*v = (RowVersion) {.entry = e, .cmax = InvalidCommandId};
+		OrbitTidSet(&v->tid, s->pageno, slot, CodecEntryKind(e) == CODEC_UPDATE ? e->tag : 0);
 		return true;
 	}
 

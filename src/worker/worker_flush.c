@@ -20,6 +20,7 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "access/xlogrecovery.h"
 #include "storage/procarray.h"
 #include "utils/timestamp.h"
 
@@ -42,13 +43,17 @@
 #define PACE_STEP_MS		25
 #define PACE_MAX_MS			1000
 
-/* Locks of transactions before it are finished; none are known in recovery. */
+/*
+ * Locks of transactions before it are finished.  In recovery that is known only once the set of
+ * running transactions is complete, which hot standby begins with; a standby would otherwise
+ * keep every row lock that was ever replayed.
+ */
 static TransactionId
 OldestRunning(void)
 {
-	if (RecoveryInProgress())
-		return InvalidTransactionId;
-	return GetOldestActiveTransactionId();
+	if (!RecoveryInProgress())
+		return GetOldestActiveTransactionId();
+	return HotStandbyActive() ? GetOldestTransactionIdConsideredRunning() : InvalidTransactionId;
 }
 
 static void

@@ -127,7 +127,6 @@ ServerIsStopping(void)
 static void
 Leave(void)
 {
-	MembufCloseGate();
 	worker.phase = WORKER_DONE;
 	KvClose(worker.db);
 	worker.db = NULL;
@@ -152,11 +151,16 @@ WorkerHandleTerm(void)
 				 errhint("It ends when the server is shut down.")));
 		return;
 	}
+
+	/*
+	 * The gate first: recovery may end at this moment, and whoever then begins to write
+	 * either is refused or was let in before, when this no longer says "in recovery".
+	 */
+	MembufCloseGate();
 	if (RecoveryInProgress())
 		Leave();
 	worker.leaving = true;
 	worker.not_before = 0;
-	MembufCloseGate();
 }
 
 /* Orderly shutdown: leaves once no writer is left and everything is in RocksDB. */

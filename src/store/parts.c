@@ -1,0 +1,243 @@
+/*
+ * parts.c: one page out of its parts: what the arenas of a view have of it, newest first, and
+ * RocksDB's page.
+ *
+ * A row that is changed all the time has a long chain, and whoever scans its page would copy
+ * all of it to look at the first entries.  So a reader may say what is enough (StoreCut):
+ * a chain then ends at the first entry that is, and older parts add nothing to it.  Pages of
+ * RocksDB are cut only when they are large: where nearly every row has one version,
+ * copying the bytes is cheaper than looking at them.
+ */
+#include "postgres.h"
+
+#include "store/store_internal.h"
+
+#define SCRATCH_KEEP	((Size) 1024 * 1024)	/* kept over a transaction's end */
+#define CUT_BYTES		((Size) 3 * ORBIT_PAGE_BYTES)	/* a page this large is cut */
+
+/* Parts that were built, one behind the other. */
+static CodecBuf scratch;
+
+/* Static: an ERROR raised by a StoreCut leaves nothing to free. */
+static CodecBuilder builder;
+
+/* ---- building parts ------------------------------------------------------------------ */
+
+/* Where a chain goes on: in an arena, or in a page. */
+typedef struct ChainSource
+{
+	uint64		seq;
+	const CodecPage *image;		/* NULL: arena seq */
+	int			chain;
+} ChainSource;
+
+static inline const CodecEntry *
+Older(const ChainSource *s, const CodecEntry *e)
+{
+	return s->image != NULL ? CodecPageOlder(s->image, s->chain, e) : MembufOlder(s->seq, e);
+}
+
+static bool
+BuildChain(StoreParts *p, const ChainSource *s, int slot, const CodecEntry *e)
+{
+	bool		ok = CodecBuildChain(&builder, slot);
+
+	while (ok && e != NULL)
+	{
+		const CodecEntry *older = Older(s, e);
+
+		ok = CodecBuildEntry(&builder, e);
+		if (older != NULL && p->cut != NULL && p->cut->enough(e, p->cut->arg))
+		{
+			p->ended[slot] = true;
+			break;
+		}
+		e = older;
+	}
+	return ok;
+}
+
+/* Appends the arena's page to scratch; *rows: how many. */
+static bool
+BuildFromArena(StoreParts *p, uint64 seq, MembufPage *page, int *rows)
+{
+	ChainSource s = {.seq = seq};
+	const CodecEntry *e;
+	int			slot = 0;
+
+	while ((slot = MembufPageNextSlot(seq, page, slot, &e)) != 0)
+	{
+		if (p->ended[slot])
+			continue;
+		if (!BuildChain(p, &s, slot, e))
+			return false;
+		(*rows)++;
+	}
+	return true;
+}
+
+static bool
+BuildFromImage(StoreParts *p, const CodecPage *image, int *rows)
+{
+	ChainSource s = {.image = image};
+
+	for (s.chain = 0; s.chain < image->nchains; s.chain++)
+	{
+		int			slot;
+		const CodecEntry *e = CodecPageChain(image, s.chain, &slot);
+
+		if (p->ended[slot])
+			continue;
+		if (!BuildChain(p, &s, slot, e))
+			return false;
+		(*rows)++;
+	}
+	return true;
+}
+
+/* image NULL: the arena's page. */
+static void
+AddPart(StoreParts *p, uint64 seq, MembufPage *page, const CodecPage *image)
+{
+	Size		start = scratch.len;
+	int			rows = 0;
+	bool		ok;
+
+	Assert(p->n < lengthof(p->offset));
+	CodecBuildFree(&builder);
+	CodecBuildBegin(&builder, &scratch);
+	ok = CodecBufReserve(&builder.body, ORBIT_PAGE_BYTES) &&
+		(image != NULL ? BuildFromImage(p, image, &rows) : BuildFromArena(p, seq, page, &rows)) &&
+		CodecBuildFinish(&builder);
+	CodecBuildFree(&builder);
+	if (!ok)
+		StoreOutOfMemory();
+	if (rows > 0)
+		p->offset[p->n++] = start;
+	else
+		scratch.len = start;	/* just begun: no row to be seen yet */
+}
+
+void
+StorePartsBegin(StoreParts *p, const StoreCut *cut)
+{
+	scratch.len = 0;
+	p->cut = cut;
+	p->n = 0;
+	memset(p->ended, 0, sizeof(p->ended));
+}
+
+void
+StorePartsAdd(StoreParts *p, uint64 seq, MembufPage *page)
+{
+	AddPart(p, seq, page, NULL);
+}
+
+void
+StorePartsShrink(void)
+{
+	if (scratch.cap > SCRATCH_KEEP)
+		CodecBufFree(&scratch);
+}
+
+/* ---- uniting -------------------------------------------------------------------------- */
+
+/* Adds RocksDB's page as one more part, cut. */
+static void
+AddCut(StoreParts *p, const char *rocks, Size len, const CodecPage *image,
+	   OrbitStorageId storage, BlockNumber page)
+{
+	static CodecBuf aligned;	/* static: nothing to free on ERROR */
+	CodecPage	opened;
+
+	if (image == NULL)
+	{
+		aligned.len = 0;
+		if (!CodecBufAppend(&aligned, rocks, len))
+			StoreOutOfMemory();
+		if (!CodecPageOpen(&opened, aligned.data, len))
+			StoreRaiseDamagedPage(storage, page);
+		image = &opened;
+	}
+	AddPart(p, 0, NULL, image);
+	CodecBufFree(&aligned);
+}
+
+bool
+StorePartsUnite(StoreParts *p, const char *rocks, Size rockslen, const CodecPage *image,
+				OrbitStorageId storage, BlockNumber page, CodecBuf *out)
+{
+	CodecPart	parts[lengthof(p->offset) + 1];
+	const char *error = "";
+
+	out->len = 0;
+	if (rocks != NULL && p->cut != NULL && rockslen > CUT_BYTES)
+	{
+		AddCut(p, rocks, rockslen, image, storage, page);
+		rocks = NULL;
+	}
+	if (p->n == 0 || (p->n == 1 && rocks == NULL))
+	{
+		const char *only = p->n == 0 ? rocks : scratch.data;
+
+		if (only != NULL && !CodecBufAppend(out, only, p->n == 0 ? rockslen : scratch.len))
+			StoreOutOfMemory();
+		return only != NULL;
+	}
+	for (int i = 0; i < p->n; i++)
+	{
+		parts[i].data = scratch.data + p->offset[i];
+		parts[i].len = (i + 1 < p->n ? p->offset[i + 1] : scratch.len) - p->offset[i];
+	}
+	if (rocks != NULL)
+	{
+		parts[p->n].data = rocks;
+		parts[p->n].len = rockslen;
+	}
+	if (!CodecUnite(parts, p->n + (rocks != NULL), true, NULL, out, &error))
+	{
+		CodecPage	check;
+
+		if (rocks != NULL && !CodecPageOpen(&check, rocks, rockslen))
+			StoreRaiseDamagedPage(storage, page);
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("could not read page %u of storage " UINT64_FORMAT ": %s",
+						page, storage, error)));
+	}
+	return true;
+}
+
+/* ---- one page ------------------------------------------------------------------------------ */
+
+bool
+StoreUnitedPage(StoreView *v, OrbitStorageId storage, BlockNumber page, const StoreCut *cut,
+				CodecBuf *out)
+{
+	StoreParts	parts;
+	const CodecPage *image;
+
+	StorePartsBegin(&parts, cut);
+	for (uint64 seq = v->pin.active; seq >= v->pin.oldest; seq--)
+	{
+		MembufPage *p = MembufPageLookup(seq, storage, page);
+
+		if (p != NULL)
+			StorePartsAdd(&parts, seq, p);
+	}
+	image = StoreCachedPage(v, storage, page);
+	return StorePartsUnite(&parts, image != NULL ? image->data : NULL,
+						   image != NULL ? image->size : 0, image, storage, page, out);
+}
+
+bool
+StoreReadPage(OrbitStorageId storage, BlockNumber page, const StoreCut *cut, CodecBuf *out)
+{
+	StoreView	v;
+	bool		found;
+
+	StoreViewOpen(&v);
+	found = StoreUnitedPage(&v, storage, page, cut, out);
+	StoreViewClose(&v);
+	return found;
+}

@@ -1,0 +1,387 @@
+# Races around a flush.  At every stop point of the flush and of a row change a process
+# is killed, fails or stands still while others write and read; afterwards, and
+# meanwhile, the orbit table must hold what a heap table holds that got the same
+# changes in the same transactions.  One cluster goes through all of it.
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep time);
+use OrbitNode qw(orbit_node);
+
+my $timeout = $PostgreSQL::Test::Utils::timeout_default;
+my @worker_points =
+  qw(worker-before-seal flush-before-ingest flush-after-ingest worker-after-flush worker-before-bump);
+my $seed = $ENV{ORBIT_SEED} // 1;
+srand($seed);
+
+my $node = orbit_node('races', 'autovacuum = off', q{orbit.flush_interval = '1h'},
+	q{checkpoint_timeout = '1h'}, 'max_wal_size = 1GB', 'restart_after_crash = on', 'fsync = off');
+
+$node->safe_psql(
+	'postgres', q{
+CREATE FUNCTION orbit_stop_point_set(name text, action text, skip int) RETURNS void
+	AS 'orbit_fdw', 'orbit_stop_point_set' LANGUAGE C STRICT;
+CREATE FUNCTION orbit_stop_point_clear(name text) RETURNS void
+	AS 'orbit_fdw', 'orbit_stop_point_clear' LANGUAGE C STRICT;
+CREATE FUNCTION orbit_stop_point_waiters(name text) RETURNS int
+	AS 'orbit_fdw', 'orbit_stop_point_waiters' LANGUAGE C STRICT;
+
+CREATE TABLE r (k int PRIMARY KEY, v int, w int, pad text) USING orbit;
+CREATE TABLE h (k int PRIMARY KEY, v int, w int, pad text) USING heap;
+CREATE INDEX r_w ON r (w);
+CREATE UNLOGGED TABLE u (i int) USING orbit;
+
+-- One change, in both tables.
+CREATE PROCEDURE change(what int, key int, x int) LANGUAGE plpgsql AS $$
+BEGIN
+	CASE what
+		WHEN 0, 1 THEN
+			INSERT INTO r VALUES (key, x, x % 97, repeat('p', x % 400)) ON CONFLICT DO NOTHING;
+			INSERT INTO h VALUES (key, x, x % 97, repeat('p', x % 400)) ON CONFLICT DO NOTHING;
+		WHEN 2 THEN				-- in place
+			UPDATE r SET v = v + 1, pad = repeat('q', x % 300) WHERE k = key;
+			UPDATE h SET v = v + 1, pad = repeat('q', x % 300) WHERE k = key;
+		WHEN 3 THEN				-- a new row
+			UPDATE r SET w = x % 89 WHERE k = key;
+			UPDATE h SET w = x % 89 WHERE k = key;
+		WHEN 4 THEN
+			DELETE FROM r WHERE k = key;
+			DELETE FROM h WHERE k = key;
+		WHEN 5 THEN				-- undone in part
+			BEGIN
+				UPDATE r SET v = -1, w = -1 WHERE k BETWEEN key AND key + 2;
+				DELETE FROM r WHERE k = key + 1;
+				INSERT INTO r VALUES (-key, -1, -1, 'never');
+				RAISE EXCEPTION 'undo';
+			EXCEPTION WHEN raise_exception THEN
+				NULL;
+			END;
+		ELSE
+			PERFORM FROM r WHERE k = key FOR UPDATE;
+			CALL change(2, key, x);
+	END CASE;
+END $$;
+
+CREATE PROCEDURE churn(lo int, hi int, rounds int, seed int) LANGUAGE plpgsql AS $$
+DECLARE
+	x int;
+BEGIN
+	FOR i IN 1 .. rounds LOOP
+		x := (hashint8extended(i, seed) & 2147483647)::int;
+		CALL change((x >> 16) % 7, lo + x % (hi - lo + 1), x >> 8);
+		IF x % 5 = 0 THEN COMMIT;
+		ELSIF x % 17 = 0 THEN ROLLBACK;
+		END IF;
+	END LOOP;
+	COMMIT;
+END $$;
+-- Goes on with cursor c: number and sum of the keys, of at most n rows.
+CREATE FUNCTION take(n int, OUT number bigint, OUT sum bigint) LANGUAGE plpgsql AS $$
+DECLARE
+	c refcursor := 'c';
+	key int;
+BEGIN
+	number := 0;
+	sum := 0;
+	WHILE number < n LOOP
+		FETCH c INTO key;
+		EXIT WHEN NOT FOUND;
+		number := number + 1;
+		sum := sum + key;
+	END LOOP;
+END $$;
+CALL churn(1, 2000, 3000, 1);
+});
+
+sub query
+{
+	return $node->safe_psql('postgres', $_[0]);
+}
+
+# Rows that differ, read page by page, by the primary key and by the other index.
+sub differences
+{
+	my $diff = q{SELECT count(*) FROM ((TABLE r EXCEPT ALL TABLE h) UNION ALL (TABLE h EXCEPT ALL TABLE r)) d};
+	return query(
+		qq{SET max_parallel_workers_per_gather = 0; SET jit = off;
+SET enable_indexscan = off; SET enable_bitmapscan = off; SET enable_indexonlyscan = off; $diff;
+RESET enable_indexscan; SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off; SET enable_memoize = off;
+SELECT count(*) FROM h LEFT JOIN r USING (k) WHERE (r.v, r.w, r.pad) IS DISTINCT FROM (h.v, h.w, h.pad);
+RESET enable_bitmapscan; SET enable_indexscan = off;
+SELECT (SELECT count(*) FROM generate_series(0, 96) g, LATERAL (SELECT FROM r WHERE w = g) s) - (SELECT count(*) FROM h);
+SELECT count(*) FROM r WHERE k < 0 OR w < 0;}) =~ s/\n/,/gr;
+}
+
+sub same
+{
+	my ($what) = @_;
+	my $got = differences();
+	is($got, '0,0,0,0', $what);
+	BAIL_OUT('the next tests would hide the cause') if $got ne '0,0,0,0';
+	return;
+}
+
+sub set_point
+{
+	my ($point, $action, $skip) = @_;
+	query("SELECT orbit_stop_point_set('$point', '$action', $skip)");
+	return;
+}
+
+sub clear_point
+{
+	query("SELECT orbit_stop_point_clear('$_[0]')");
+	return;
+}
+
+sub wait_stopped
+{
+	my ($point, $n) = @_;
+	$node->poll_query_until('postgres', "SELECT orbit_stop_point_waiters('$point') >= $n")
+	  or BAIL_OUT("nobody stops at $point");
+	return;
+}
+
+sub session
+{
+	return $node->background_psql('postgres', on_error_stop => 0);
+}
+
+# The session works on it; whatever becomes of it is seen elsewhere.
+sub send_sql
+{
+	my ($psql, $sql) = @_;
+	eval { $psql->query_until(qr/begun/, "\\echo begun\n$sql;\n") };
+	return $psql;
+}
+
+sub in_background
+{
+	return send_sql(session(), $_[0]);
+}
+
+sub quit
+{
+	eval { $_->quit } for @_;
+	return;
+}
+
+# Waits until no session runs a statement like this.
+sub wait_done
+{
+	my ($like) = @_;
+	$node->poll_query_until('postgres',
+		"SELECT count(*) = 0 FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid() AND query LIKE '$like%'")
+	  or BAIL_OUT("$like does not end");
+	return;
+}
+
+sub worker_pid
+{
+	my ($rc, $out) = $node->psql('postgres', 'SELECT worker_pid FROM orbit_stat_storage()');
+	return defined $rc && $rc == 0 && $out =~ /^(\d+)$/ ? $1 : 0;
+}
+
+sub wait_recovered
+{
+	my ($old) = @_;
+	for (1 .. 20 * $timeout)
+	{
+		my $pid = worker_pid();
+		return 1 if $pid && $pid != $old;
+		sleep 0.05;
+	}
+	return 0;
+}
+
+# The worker's pid by its title: during recovery nobody can be asked.
+sub worker_by_title
+{
+	my $postmaster = (split /\n/, slurp_file($node->data_dir . '/postmaster.pid'))[0];
+	for (split /\n/, `ps -o pid=,args= --ppid $postmaster`)
+	{
+		return $1 if /^\s*(\d+)\s+.*orbit storage worker/;
+	}
+	return 0;
+}
+
+# Kills n workers more, each a moment after it has come up.
+sub kill_in_recovery
+{
+	my ($n, $old) = @_;
+	my $until = time + $timeout;
+	while ($n > 0 && time < $until)
+	{
+		my $pid = worker_by_title();
+		if ($pid && $pid != $old)
+		{
+			sleep rand 0.15;
+			kill 'KILL', $pid;
+			$old = $pid;
+			$n--;
+		}
+		sleep 0.01;
+	}
+	return $old;
+}
+
+my $round = 1;
+
+same('before any flush was disturbed');
+
+# ---- the worker dies or fails at each point --------------------------------------------
+
+my $again = 0;
+for my $point (@worker_points)
+{
+	for my $action ('kill', 'error')
+	{
+		my $old = worker_pid();
+		my $extra = '';
+		my $salt = $seed * 1000 + 10 * $round++;
+		my @busy = map { session() } 0 .. 3;
+		query('INSERT INTO u SELECT generate_series(1, 100)');
+		set_point($point, $action, $point eq 'worker-before-bump' ? int(rand 40) : int(rand 8));
+		send_sql($busy[$_], "CALL churn($_ * 1000 + 1, $_ * 1000 + 1000, 100000, $salt + $_)") for 0 .. 1;
+		# some of the points are not reached without them
+		send_sql($busy[2], join(';', ('SELECT pg_sleep(0.1), orbit_flush()') x 20));
+		send_sql($busy[3], join(';', ('SELECT pg_sleep(0.15)', 'CHECKPOINT') x 10));
+		if ($again++ % 3 == 0)
+		{
+			for (1 .. 20 * $timeout)
+			{
+				last unless kill 0, $old;
+				sleep 0.05;
+			}
+			$old = kill_in_recovery(2, $old);
+			$extra = ', and twice more in recovery';
+		}
+		ok(wait_recovered($old), "the server recovers from $action at $point$extra");
+		quit(@busy);
+		same("$action at $point: contents");
+		is(query('SELECT count(*) FROM u'), 0, "$action at $point: the unlogged table is empty");
+	}
+}
+
+# ---- readers while the worker stands at each point ----------------------------------------
+
+my $sum = 'SELECT coalesce(sum(hashtextextended(t::text, 0)), 0), count(*) FROM %s t';
+
+for my $point (@worker_points)
+{
+	my $old = $node->background_psql('postgres');
+	my $before = $old->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; ' . sprintf($sum, 'h'));
+	my $cursor = $node->background_psql('postgres');
+	$cursor->query_safe('BEGIN; DECLARE c CURSOR FOR SELECT k FROM r');
+	my @parts = ($cursor->query_safe('SELECT count(*), sum(k) FROM r'), $cursor->query_safe('SELECT * FROM take(500)'));
+
+	set_point($point, 'wait', 0);
+	query("CALL churn(1, 2000, 150, $round)");
+	my $flush = in_background('SELECT orbit_flush(); CHECKPOINT');
+	wait_stopped($point, 1);
+	$round++;
+	query("CALL churn(1, 2000, 150, $round)");
+	same("readers while the worker stands at $point");
+	is($old->query_safe(sprintf($sum, 'r')), $before, "$point: an old snapshot reads the same rows");
+	push @parts, $cursor->query_safe('SELECT * FROM take(500)');
+
+	clear_point($point);
+	wait_done('SELECT orbit_flush()');
+	wait_done('CHECKPOINT');
+	same("readers after the worker went on from $point");
+	is($old->query_safe(sprintf($sum, 'r')), $before, "$point: and afterwards");
+	push @parts, $cursor->query_safe('SELECT * FROM take(1000000)');
+	my ($number, $keys) = split /\|/, shift @parts;
+	for (@parts)
+	{
+		my ($n, $k) = split /\|/;
+		$number -= $n;
+		$keys -= $k;
+	}
+	is("$number $keys", '0 0', "$point: a cursor over it returns every row once");
+	quit($old, $cursor, $flush);
+	$round++;
+}
+
+# ---- a row change stands between deciding and writing ---------------------------------------
+
+query('DELETE FROM r WHERE k = 1; DELETE FROM h WHERE k = 1; CALL change(0, 1, 5)');
+
+# Both have decided; the write buffer they decided on is flushed and gone.
+set_point('row_before_push', 'wait', 0);
+my @both = map { in_background('UPDATE r SET v = v + 10 WHERE k = 1') } 1 .. 2;
+wait_stopped('row_before_push', 2);
+query('SELECT orbit_flush(); INSERT INTO r VALUES (100000, 1, 1); INSERT INTO h VALUES (100000, 1, 1); SELECT orbit_flush()');
+clear_point('row_before_push');
+wait_done('UPDATE r');
+quit(@both);
+query('UPDATE h SET v = v + 20 WHERE k = 1');
+same('two sessions decide on one row, and it is flushed before either writes');
+
+# The row is deleted between decision and write.
+set_point('row_before_push', 'wait', 0);
+my $delete = in_background('DELETE FROM r WHERE k = 1');
+wait_stopped('row_before_push', 1);
+my $update = in_background('UPDATE r SET v = v + 10, w = 3 WHERE k = 1');
+wait_stopped('row_before_push', 2);
+clear_point('row_before_push');
+wait_done('DELETE FROM r');
+wait_done('UPDATE r');
+quit($delete, $update);
+query('DELETE FROM h WHERE k = 1');
+same('a delete and an update decide on one row');
+
+# An error or a cancel there costs the statement only.
+query('CALL change(0, 1, 5)');
+set_point('row_before_push', 'error', 0);
+my ($rc, $out, $err) = $node->psql('postgres', q(
+BEGIN;
+SAVEPOINT a;
+UPDATE r SET v = 1000 WHERE k = 1;
+ROLLBACK TO a;
+SELECT orbit_stop_point_clear('row_before_push');
+CALL change(2, 1, 7);
+COMMIT;), on_error_stop => 0);
+like($err, qr/stop point "row_before_push"/, 'an error before the write');
+same('the transaction goes on after it');
+
+for my $how ('cancel', 'terminate')
+{
+	set_point('row_before_push', 'wait', 0);
+	my $psql = in_background('BEGIN; UPDATE r SET v = 1001 WHERE k = 1');
+	wait_stopped('row_before_push', 1);
+	query("SELECT count(pg_${how}_backend(pid)) FROM pg_stat_activity WHERE query LIKE '%UPDATE r SET v = 1001%' AND pid <> pg_backend_pid()");
+	wait_done('BEGIN; UPDATE r SET v = 1001');
+	clear_point('row_before_push');
+	quit($psql);
+	query('CALL change(2, 1, 9); SELECT orbit_flush()');
+	same("pg_${how}_backend before the write");
+}
+
+# kill -9 there, with the transaction's earlier changes in flushed and unflushed buffers.
+my $old = worker_pid();
+my $victim = $node->background_psql('postgres', on_error_stop => 0);
+$victim->query('BEGIN; UPDATE r SET v = -5, w = -5 WHERE k BETWEEN 1 AND 400; INSERT INTO r VALUES (-1, -1, -1)');
+query('SELECT orbit_flush()');
+$victim->query('DELETE FROM r WHERE k BETWEEN 100 AND 200');
+query("CALL churn(1001, 2000, 200, 77)");
+set_point('row_before_push', 'kill', 0);
+eval { $victim->query('UPDATE r SET v = -6 WHERE k = -1') };
+ok(wait_recovered($old), 'the server recovers from a backend killed before its write');
+quit($victim);
+same('kill at row_before_push: contents');
+
+# ---- everything once more, from the files ------------------------------------------------------
+
+$node->restart;
+same('after an orderly restart');
+$node->stop('immediate');
+$node->start;
+same('after an immediate shutdown');
+query('CALL churn(1, 2000, 500, 99)');
+same('and the table goes on');
+$node->stop('fast');
+done_testing();
