@@ -171,6 +171,8 @@ typedef struct CodecBuilder
 extern void CodecBuildBegin(CodecBuilder *b, CodecBuf *out);
 extern bool CodecBuildChain(CodecBuilder *b, int slot);
 extern bool CodecBuildEntry(CodecBuilder *b, const CodecEntry *e);
+/* The same with CODEC_FROZEN set; the chain ends with it. */
+extern bool CodecBuildFrozen(CodecBuilder *b, const CodecEntry *e);
 extern bool CodecBuildFinish(CodecBuilder *b);	/* page now at out->data + start */
 extern void CodecBuildFree(CodecBuilder *b);
 
@@ -182,7 +184,8 @@ extern void CodecBuildFree(CodecBuilder *b);
  * frozen version (INSERT, UPDATE or DELETE with CODEC_FROZEN).  When that one is
  * a duplicate, its newer twin inherits the flag.  Entries of one part are not
  * compared with each other.  Parts may have any alignment, but must not lie in
- * out.  The page is appended at out->len, a multiple of 8.  complete: nothing older than the last part exists anywhere.
+ * out.  The page is appended at out->len, a multiple of 8.
+ * complete: nothing older than the last part exists anywhere.
  * horizon: fates of transactions, for pruning; NULL (so far always) prunes
  * nothing.  False: a part is damaged, or out of memory; *error then says which.
  */

@@ -67,6 +67,17 @@ CodecBuildEntry(CodecBuilder *b, const CodecEntry *e)
 }
 
 bool
+CodecBuildFrozen(CodecBuilder *b, const CodecEntry *e)
+{
+	size_t		at = b->body.len + NODE_ENTRY + offsetof(CodecEntry, kind_flags);
+
+	if (!CodecBuildEntry(b, e))
+		return false;
+	b->body.data[at] = (char) (e->kind_flags | CODEC_FROZEN);
+	return true;
+}
+
+bool
 CodecBuildFinish(CodecBuilder *b)
 {
 	size_t		start;

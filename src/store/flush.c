@@ -4,7 +4,8 @@
  * Order, and what a crash after each step leaves:
  *
  *   1. XLogFlush past the arena's last record (K10)    nothing
- *   2. the batch: pages, counters, records, `flushed`  files in stage/, cleaned at open
+ *   2. the batch: pages, counters, records, `flushed`  files in stage/, cleaned at open;
+ *      XLogFlush past the commits that it relied on
  *   3. KvBatchCommit                                   all of it, F included
  *   4. F in shared memory, MembufRelease               the same
  *   5. counters marked as persisted                    the same
@@ -241,10 +242,10 @@ WriteMetadata(KvBatch *batch, uint64 seq, XLogRecPtr flushed_lsn, bool clean, Kv
 /* Fills the batch; seq 0: metadata alone. */
 static void
 FillBatch(KvDb *db, KvBatch *batch, uint64 seq, XLogRecPtr flushed_lsn,
-		  TransactionId oldest_running, bool clean, FlushResult *r, KvStatus *st)
+		  const StoreRunning *running, bool clean, FlushResult *r, KvStatus *st)
 {
 	if (seq != 0)
-		StoreFlushPages(db, batch, seq, oldest_running, r, st);
+		StoreFlushPages(db, batch, seq, running, r, st);
 	if (st->code == KV_OK && seq != 0)
 		WriteFamily(batch, seq, ORBIT_PG_INDEXES, NULL, 0, st);
 	if (st->code == KV_OK)
@@ -255,7 +256,7 @@ FillBatch(KvDb *db, KvBatch *batch, uint64 seq, XLogRecPtr flushed_lsn,
 
 /* On KV_OK everything is in RocksDB at *generation; r->storages is to be freed. */
 static void
-Ingest(KvDb *db, uint64 seq, XLogRecPtr flushed_lsn, TransactionId oldest_running,
+Ingest(KvDb *db, uint64 seq, XLogRecPtr flushed_lsn, const StoreRunning *running,
 	   bool clean, FlushResult *r, uint64 *generation, KvStatus *st)
 {
 	KvBatch    *batch;
@@ -270,7 +271,11 @@ Ingest(KvDb *db, uint64 seq, XLogRecPtr flushed_lsn, TransactionId oldest_runnin
 		return;
 	}
 	if (st->code == KV_OK)
-		FillBatch(db, batch, seq, flushed_lsn, oldest_running, clean, r, st);
+		FillBatch(db, batch, seq, flushed_lsn, running, clean, r, st);
+
+	/* What was frozen relied on commits that may not be on disk yet (K5, R19). */
+	if (st->code == KV_OK && r->froze)
+		XLogFlush(GetXLogInsertEndRecPtr());
 	OrbitStopPoint("flush-before-ingest");
 	if (st->code == KV_OK && OrbitStopArmed() && OrbitStopFails("flush-no-space"))
 		StoreFillStatus(st, KV_NO_SPACE, "No space left on device (made up by a test)");
@@ -301,7 +306,7 @@ CountFlush(const FlushResult *r)
 }
 
 void
-StoreFlushOldest(KvDb *db, TransactionId oldest_running, bool clean_shutdown, KvStatus *st)
+StoreFlushOldest(KvDb *db, const StoreRunning *running, bool clean_shutdown, KvStatus *st)
 {
 	uint64		oldest;
 	uint64		active;
@@ -318,7 +323,7 @@ StoreFlushOldest(KvDb *db, TransactionId oldest_running, bool clean_shutdown, Kv
 
 	FlushWal(info.max_lsn);		/* may ereport: before anything is begun */
 	flushed_lsn = Max(StoreFlushedLsn(), info.max_lsn);
-	Ingest(db, oldest, flushed_lsn, oldest_running, clean_shutdown, &r, &generation, st);
+	Ingest(db, oldest, flushed_lsn, running, clean_shutdown, &r, &generation, st);
 	if (st->code == KV_OK)
 	{
 		(void) StoreRaiseAtomic(&store_shared->flushed_lsn, flushed_lsn);
@@ -336,7 +341,7 @@ StoreBumpGeneration(KvDb *db, bool clean_shutdown, KvStatus *st)
 	FlushResult r;
 
 	StoreFillStatus(st, KV_OK, "");
-	Ingest(db, 0, StoreFlushedLsn(), InvalidTransactionId, clean_shutdown, &r, &generation, st);
+	Ingest(db, 0, StoreFlushedLsn(), NULL, clean_shutdown, &r, &generation, st);
 	if (st->code == KV_OK)
 	{
 		MembufRaiseGeneration(generation);

@@ -12,7 +12,20 @@
  * a file of nothing but new pages overlaps nothing and falls to the lowest level.
  * Pages are held back until it is known whether a run grows that large.
  *
- * Runs in the worker's main thread.  Memory by malloc; nothing ereports.
+ * What an arena has of a row is not its whole history (R3), so only this is left out:
+ *
+ *   locks      of transactions that have ended
+ *   versions   behind one that is frozen here: its transaction has committed and precedes
+ *              the horizon, so that no snapshot looks further down.  A frozen delete mark stays,
+ *              or it would uncover versions in RocksDB.
+ *
+ * A chain ends at a frozen entry for every reader, so a LOCK of a running transaction must
+ * not lie behind one.  In the arena that is looked at, chain by chain; in RocksDB there are only
+ * locks that some flush has kept, and nothing is frozen until the transactions of all those
+ * have ended (LocksBelow).
+ *
+ * Runs in the worker's main thread.  Memory by malloc.  The commit log is read, which may
+ * ereport; the worker does not survive that.
  */
 #include "postgres.h"
 
@@ -36,7 +49,7 @@ typedef struct FlushPages
 	KvDb	   *db;
 	KvBatch    *batch;
 	uint64		seq;
-	TransactionId oldest_running;
+	const StoreRunning *running;
 	FlushResult *result;
 	KvStatus   *st;
 	int			storages_cap;
@@ -44,6 +57,7 @@ typedef struct FlushPages
 	/* the storage at hand */
 	FlushStorage current;
 	BlockNumber old_mark;		/* put_mark before this flush */
+	bool		freeze;
 
 	/* the run at hand */
 	bool		put;
@@ -70,18 +84,124 @@ NoMemory(FlushPages *f)
 
 /* ---- building a delta page ---------------------------------------------------------- */
 
-/* A lock whose transaction has ended binds nobody, whatever its fate. */
+static int
+CompareXids(const void *a, const void *b)
+{
+	TransactionId x = *(const TransactionId *) a;
+	TransactionId y = *(const TransactionId *) b;
+
+	return (x > y) - (x < y);
+}
+
+static bool
+HasEnded(const StoreRunning *r, TransactionId xid)
+{
+	if (!TransactionIdIsValid(r->oldest))
+		return false;
+	if (TransactionIdPrecedes(xid, r->oldest))
+		return true;
+	return r->nxids >= 0 && TransactionIdPrecedes(xid, r->next) &&
+		(r->nxids == 0 ||
+		 bsearch(&xid, r->xids, r->nxids, sizeof(TransactionId), CompareXids) == NULL);
+}
+
+/*
+ * A lock whose transaction has ended binds nobody, whatever its fate.  One that were written out
+ * now would stay in RocksDB, so a single long transaction must not keep all others' locks.
+ */
 static inline bool
 IsFinishedLock(FlushPages *f, const CodecEntry *e)
 {
-	return CodecEntryKind(e) == CODEC_LOCK &&
-		TransactionIdIsValid(f->oldest_running) &&
-		TransactionIdPrecedes(e->xid, f->oldest_running);
+	return CodecEntryKind(e) == CODEC_LOCK && HasEnded(f->running, e->xid);
+}
+
+/* Locks that are in RocksDB are of transactions before this one; 0: nothing is known yet. */
+static uint64 kept_locks = 0;
+
+/* `xid` with its epoch, from the next full transaction id; it must not be later than that. */
+static uint64
+FullXid(uint64 next, TransactionId xid)
+{
+	return next - (TransactionId) ((TransactionId) next - xid);
+}
+
+/*
+ * May a LOCK of a running transaction lie in RocksDB?  When this process begins, of any
+ * transaction before now: prepared ones hold theirs over a restart.
+ */
+static bool
+LocksBelow(const StoreRunning *r)
+{
+	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
+
+	if (kept_locks == 0)
+		kept_locks = next;
+	return FullXid(next, r->oldest) < kept_locks;
+}
+
+static void
+NoteKeptLock(const CodecEntry *e)
+{
+	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
+
+	if (kept_locks != 0)
+		kept_locks = Max(kept_locks, FullXid(next, e->xid) + 1);
+}
+
+static bool
+EverybodySees(FlushPages *f, const CodecEntry *e)
+{
+	return TransactionIdIsNormal(e->xid) && HasEnded(f->running, e->xid) &&
+		TransactionIdPrecedes(e->xid, f->running->horizon) &&
+		TransactionIdDidCommit(e->xid);
+}
+
+/* The entry of the chain to be frozen, or NULL. */
+static const CodecEntry *
+FindFrozen(FlushPages *f, const CodecEntry *e)
+{
+	const CodecEntry *frozen = NULL;
+
+	for (; e != NULL; e = MembufOlder(f->seq, e))
+	{
+		switch (CodecEntryKind(e))
+		{
+			case CODEC_LOCK:
+				if (frozen != NULL && !IsFinishedLock(f, e))
+					return NULL;
+				break;
+			case CODEC_INSERT:
+			case CODEC_UPDATE:
+			case CODEC_DELETE:
+				/* an insertion that is confirmed by an entry above must not lose that */
+				if (frozen == NULL && !(e->kind_flags & CODEC_SPECULATIVE) &&
+					EverybodySees(f, e))
+					frozen = e;
+				break;
+			default:
+				if (frozen == NULL)
+					return NULL;
+				break;
+		}
+	}
+	return frozen;
+}
+
+static bool
+BuildEntry(FlushPages *f, CodecBuilder *b, const CodecEntry *e, const CodecEntry *frozen)
+{
+	if (CodecEntryKind(e) == CODEC_LOCK)
+		NoteKeptLock(e);
+	if (e != frozen)
+		return CodecBuildEntry(b, e);
+	f->result->froze = true;
+	return CodecBuildFrozen(b, e);
 }
 
 static bool
 BuildChain(FlushPages *f, CodecBuilder *b, int slot, const CodecEntry *e, int *rows)
 {
+	const CodecEntry *frozen = f->freeze ? FindFrozen(f, e) : NULL;
 	bool		begun = false;
 
 	for (; e != NULL; e = MembufOlder(f->seq, e))
@@ -95,8 +215,10 @@ BuildChain(FlushPages *f, CodecBuilder *b, int slot, const CodecEntry *e, int *r
 			begun = true;
 			(*rows)++;
 		}
-		if (!CodecBuildEntry(b, e))
+		if (!BuildEntry(f, b, e, frozen))
 			return false;
+		if (e == frozen)
+			break;
 	}
 	return true;
 }
@@ -314,7 +436,7 @@ WalkPages(FlushPages *f)
 }
 
 void
-StoreFlushPages(KvDb *db, KvBatch *batch, uint64 seq, TransactionId oldest_running,
+StoreFlushPages(KvDb *db, KvBatch *batch, uint64 seq, const StoreRunning *running,
 				FlushResult *r, KvStatus *st)
 {
 	FlushPages	f;
@@ -325,7 +447,8 @@ StoreFlushPages(KvDb *db, KvBatch *batch, uint64 seq, TransactionId oldest_runni
 	f.db = db;
 	f.batch = batch;
 	f.seq = seq;
-	f.oldest_running = oldest_running;
+	f.running = running;
+	f.freeze = TransactionIdIsValid(running->horizon) && !LocksBelow(running);
 	f.result = r;
 	f.st = st;
 	WalkPages(&f);

@@ -225,11 +225,26 @@ typedef struct StoreFlushStats
 /* Opens the primary, checks format version and system identifier, loads F, covered and the next
  * storage id into shared memory.  Errors are ereport(FATAL) with a hint. */
 extern KvDb *StorePrimaryOpen(void);
+/*
+ * Which transactions run: none before `oldest`; of those before `next` only the ones in xids (ascending as
+ * numbers, subtransactions too), where nxids is not -1.  oldest InvalidTransactionId: nothing is known.
+ * horizon: every snapshot, now and later, sees what committed transactions before it did;
+ * InvalidTransactionId: not known, nothing is frozen.  TransactionXmin must be `oldest` then (R4).
+ */
+typedef struct StoreRunning
+{
+	TransactionId oldest;
+	TransactionId next;
+	TransactionId horizon;
+	const TransactionId *xids;
+	int			nxids;
+} StoreRunning;
+
 /* XLogFlush past the arena, then its pages and records in one atomic ingest; then the arena is
- * released.  oldest_running: LOCK entries of transactions before it are finished and dropped;
- * InvalidTransactionId: drop none.  Returns a status instead of raising; on failure nothing
- * changed and it may be called again. */
-extern void StoreFlushOldest(KvDb *db, TransactionId oldest_running, bool clean_shutdown, KvStatus *st);
+ * released.  LOCK entries of transactions that do not run any more are dropped, and versions behind
+ * one that everybody sees; that one is frozen.  Returns a status
+ * instead of raising; on failure nothing changed and it may be called again. */
+extern void StoreFlushOldest(KvDb *db, const StoreRunning *running, bool clean_shutdown, KvStatus *st);
 /* An ingest of a generation (and the metadata record) alone. */
 extern void StoreBumpGeneration(KvDb *db, bool clean_shutdown, KvStatus *st);
 /* Everything before this redo pointer is in RocksDB (worker, once proven).  Stored with the next

@@ -161,11 +161,12 @@ typedef struct FlushResult
 	uint64		pages_put;
 	uint64		pages_merged;
 	uint64		bytes;
+	bool		froze;			/* relied on commits: flush the WAL before the commit */
 } FlushResult;
 
 /* Adds the arena's pages to the batch.  On failure st says why; r->storages is to be
  * freed in any case. */
-extern void StoreFlushPages(KvDb *db, KvBatch *batch, uint64 seq, TransactionId oldest_running,
+extern void StoreFlushPages(KvDb *db, KvBatch *batch, uint64 seq, const StoreRunning *running,
 							FlushResult *r, KvStatus *st);
 /* The storage's counters as RocksDB's primary has them, else fresh ones. */
 extern void StoreReadCounters(KvDb *db, OrbitStorageId storage, CodecCounters *c, KvStatus *st);

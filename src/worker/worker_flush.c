@@ -21,7 +21,11 @@
 
 #include "access/xlog.h"
 #include "access/xlogrecovery.h"
+#include "storage/lwlock.h"
+#include "storage/proc.h"
 #include "storage/procarray.h"
+#include "storage/standby.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "base/base.h"
@@ -43,17 +47,76 @@
 #define PACE_STEP_MS		25
 #define PACE_MAX_MS			1000
 
-/*
- * Locks of transactions before it are finished.  In recovery that is known only once the set of
- * running transactions is complete, which hot standby begins with; a standby would otherwise
- * keep every row lock that was ever replayed.
- */
-static TransactionId
-OldestRunning(void)
+static int
+CompareXids(const void *a, const void *b)
 {
-	if (!RecoveryInProgress())
-		return GetOldestActiveTransactionId();
-	return HotStandbyActive() ? GetOldestTransactionIdConsideredRunning() : InvalidTransactionId;
+	TransactionId x = *(const TransactionId *) a;
+	TransactionId y = *(const TransactionId *) b;
+
+	return (x > y) - (x < y);
+}
+
+/*
+ * A standby knows who runs from the log, once that is complete, which hot standby begins with.  A
+ * snapshot tells; the worker must not hold anybody back by it.
+ */
+static void
+FindRunningOnStandby(StoreRunning *r)
+{
+	static SnapshotData snapshot = {SNAPSHOT_MVCC};
+
+	if (!HotStandbyActive())
+		return;
+	(void) GetSnapshotData(&snapshot);
+	MyProc->xmin = InvalidTransactionId;
+	if (!snapshot.takenDuringRecovery)
+		return;					/* ended just now */
+	r->oldest = snapshot.xmin;
+	r->next = snapshot.xmax;
+	if (snapshot.suboverflowed)
+		return;
+	r->xids = snapshot.subxip;
+	r->nxids = snapshot.subxcnt;
+	qsort(snapshot.subxip, r->nxids, sizeof(TransactionId), CompareXids);
+}
+
+static void
+FindRunningHere(StoreRunning *r)
+{
+	RunningTransactions running = GetRunningTransactionData();
+
+	/* it leaves them to us */
+	LWLockRelease(ProcArrayLock);
+	LWLockRelease(XidGenLock);
+	r->oldest = running->oldestRunningXid;
+	r->next = running->nextXid;
+
+	/* The worker takes no snapshot; without these the commit log's readers go wrong (R4). */
+	TransactionXmin = RecentXmin = r->oldest;
+	r->horizon = GetOldestNonRemovableTransactionId(NULL);
+	if (TransactionIdFollows(r->horizon, r->oldest))
+		r->horizon = r->oldest;
+	/* subtransactions of a transaction with many of them are not listed */
+	if (running->subxid_status != SUBXIDS_IN_ARRAY)
+		return;
+	r->xids = running->xids;
+	r->nxids = running->xcnt + running->subxcnt;
+	qsort(running->xids, r->nxids, sizeof(TransactionId), CompareXids);
+}
+
+/*
+ * Whose row locks a flush must keep.  Redo publishes every lock and knows of no end of any, so
+ * this is what keeps a standby from piling them up for ever.
+ */
+static void
+FindRunning(StoreRunning *r)
+{
+	memset(r, 0, sizeof(*r));
+	r->nxids = -1;
+	if (RecoveryInProgress())
+		FindRunningOnStandby(r);
+	else
+		FindRunningHere(r);
 }
 
 static void
@@ -115,9 +178,11 @@ NoteSuccess(void)
 static bool
 FlushOldest(void)
 {
+	StoreRunning running;
 	KvStatus	st = {KV_OK, ""};
 
-	StoreFlushOldest(worker.db, OldestRunning(), false, &st);
+	FindRunning(&running);
+	StoreFlushOldest(worker.db, &running, false, &st);
 	if (st.code != KV_OK)
 	{
 		NoteFailure(&st, "could not flush a write buffer");
