@@ -218,7 +218,7 @@ sub kill_in_recovery
 		my $pid = worker_by_title();
 		if ($pid && $pid != $old)
 		{
-			sleep rand 0.15;
+			sleep rand 0.06;
 			kill 'KILL', $pid;
 			$old = $pid;
 			$n--;
@@ -241,23 +241,27 @@ for my $point (@worker_points)
 	{
 		my $old = worker_pid();
 		my $extra = '';
+		my $in_recovery = $again++ % 3 == 0;
 		my $salt = $seed * 1000 + 10 * $round++;
 		my @busy = map { session() } 0 .. 3;
 		query('INSERT INTO u SELECT generate_series(1, 100)');
-		set_point($point, $action, $point eq 'worker-before-bump' ? int(rand 40) : int(rand 8));
+		set_point($point, $action, $point eq 'worker-before-bump' ? int(rand 40) : int(rand 8)) unless $in_recovery;
 		send_sql($busy[$_], "CALL churn($_ * 1000 + 1, $_ * 1000 + 1000, 100000, $salt + $_)") for 0 .. 1;
 		# some of the points are not reached without them
-		send_sql($busy[2], join(';', ('SELECT pg_sleep(0.1), orbit_flush()') x 20));
-		send_sql($busy[3], join(';', ('SELECT pg_sleep(0.15)', 'CHECKPOINT') x 10));
-		if ($again++ % 3 == 0)
+		send_sql($busy[2], join(';', ('SELECT pg_sleep(0.1), orbit_flush()') x 40));
+		send_sql($busy[3], join(';', ('SELECT pg_sleep(0.15)', 'CHECKPOINT') x 10)) unless $in_recovery;
+		if ($in_recovery)
 		{
+			# enough to replay that the next kills come in the middle of it
+			sleep 1;
+			set_point($point, $action, int(rand 4));
 			for (1 .. 20 * $timeout)
 			{
 				last unless kill 0, $old;
 				sleep 0.05;
 			}
-			$old = kill_in_recovery(2, $old);
-			$extra = ', and twice more in recovery';
+			$old = kill_in_recovery(3, $old);
+			$extra = ', and three times more';
 		}
 		ok(wait_recovered($old), "the server recovers from $action at $point$extra");
 		quit(@busy);

@@ -256,7 +256,7 @@ RowFinishSpeculative(Relation rel, TupleTableSlot *slot, uint32 token, bool succ
 
 /* ---- rewrites -------------------------------------------------------------------------------- */
 
-/* Oldest first: so they are pushed. */
+/* Oldest first: so they are pushed, each onto what is on the new slot by then. */
 static void
 CopyItems(const CodecEntry **entries, int n, StoreItem *items)
 {
@@ -272,8 +272,23 @@ CopyItems(const CodecEntry **entries, int n, StoreItem *items)
 		item->cid = e->cid;
 		item->len = e->len;
 		item->payload = e->payload;
-		item->fresh = i == 0;
+		item->fresh = true;
 	}
+}
+
+static int
+CopiesInRecord(const StoreItem *items, int n)
+{
+	Size		limit = Min(BATCH_BYTES, MembufMaxReservation() / 4);
+	Size		size = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		size += CODEC_NODE_SIZE(items[i].len);
+		if (i > 0 && size > limit)
+			return i;
+	}
+	return n;
 }
 
 void
@@ -297,7 +312,12 @@ RowCopyChain(Relation newrel, const CodecEntry **entries, int n, ItemPointer tid
 		items[i].page = page;
 		items[i].slot = slot;
 	}
-	RowWriteFresh(newrel, storage, WAL_REWRITE, items, n);
+	/* a row of many wide versions does not fit into one record; nobody sees the table yet */
+	for (int done = 0, batch; done < n; done += batch)
+	{
+		batch = CopiesInRecord(items + done, n - done);
+		RowWriteFresh(newrel, storage, WAL_REWRITE, items + done, batch);
+	}
 	OrbitTidSet(tid, page, slot, 0);
 	pfree(items);
 }

@@ -58,6 +58,17 @@ FlushWal(XLogRecPtr lsn)
 		XLogFlush(lsn);
 }
 
+/*
+ * In recovery a finished lock is one whose transaction's end has been replayed, maybe from behind the
+ * arena.  Recovery must not end before that any more: the transaction could be a prepared one.
+ */
+static void
+FlushWalOfEnds(void)
+{
+	if (GetRecoveryState() == RECOVERY_STATE_ARCHIVE)
+		XLogFlush(GetXLogReplayRecPtr(NULL));
+}
+
 static TimeLineID
 CurrentTimeline(void)
 {
@@ -273,6 +284,8 @@ Ingest(KvDb *db, uint64 seq, XLogRecPtr flushed_lsn, const StoreRunning *running
 	if (st->code == KV_OK)
 		FillBatch(db, batch, seq, flushed_lsn, running, clean, r, st);
 
+	if (st->code == KV_OK && seq != 0)
+		FlushWalOfEnds();
 	/* What was frozen relied on commits that may not be on disk yet (K5, R19). */
 	if (st->code == KV_OK && r->froze)
 		XLogFlush(GetXLogInsertEndRecPtr());

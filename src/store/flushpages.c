@@ -31,7 +31,9 @@
 
 #include <stdlib.h>
 
+#include "access/clog.h"
 #include "access/transam.h"
+#include "storage/lwlock.h"
 
 #include "store/store_internal.h"
 
@@ -93,11 +95,34 @@ CompareXids(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
+/*
+ * In recovery: has a commit or abort been replayed?  Not finding one proves nothing (K5).  The status
+ * alone is read: which transaction a subtransaction belongs to may not be known here.
+ */
+static bool
+EndIsReplayed(TransactionId xid)
+{
+	static TransactionId last = InvalidTransactionId;	/* one that has ended */
+	XidStatus	status = TRANSACTION_STATUS_IN_PROGRESS;
+	XLogRecPtr	lsn;
+
+	if (xid == last)
+		return true;
+	LWLockAcquire(XactTruncationLock, LW_SHARED);
+	if (!TransactionIdPrecedes(xid, ShmemVariableCache->oldestClogXid))
+		status = TransactionIdGetStatus(xid, &lsn);
+	LWLockRelease(XactTruncationLock);
+	if (status != TRANSACTION_STATUS_COMMITTED && status != TRANSACTION_STATUS_ABORTED)
+		return false;
+	last = xid;
+	return true;
+}
+
 static bool
 HasEnded(const StoreRunning *r, TransactionId xid)
 {
 	if (!TransactionIdIsValid(r->oldest))
-		return false;
+		return EndIsReplayed(xid);
 	if (TransactionIdPrecedes(xid, r->oldest))
 		return true;
 	return r->nxids >= 0 && TransactionIdPrecedes(xid, r->next) &&

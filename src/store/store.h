@@ -226,8 +226,9 @@ typedef struct StoreFlushStats
  * storage id into shared memory.  Errors are ereport(FATAL) with a hint. */
 extern KvDb *StorePrimaryOpen(void);
 /*
- * Which transactions run: none before `oldest`; of those before `next` only the ones in xids (ascending as
- * numbers, subtransactions too), where nxids is not -1.  oldest InvalidTransactionId: nothing is known.
+ * Which transactions run: none before `oldest`; of those before `next` only the ones in xids
+ * (ascending as numbers, subtransactions too), where nxids is not -1.  oldest
+ * InvalidTransactionId: in recovery, where only the commit log tells.
  * horizon: every snapshot, now and later, sees what committed transactions before it did;
  * InvalidTransactionId: not known, nothing is frozen.  TransactionXmin must be `oldest` then (R4).
  */

@@ -20,9 +20,7 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
-#include "access/xlogrecovery.h"
 #include "storage/lwlock.h"
-#include "storage/proc.h"
 #include "storage/procarray.h"
 #include "storage/standby.h"
 #include "utils/snapmgr.h"
@@ -56,30 +54,6 @@ CompareXids(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-/*
- * A standby knows who runs from the log, once that is complete, which hot standby begins with.  A
- * snapshot tells; the worker must not hold anybody back by it.
- */
-static void
-FindRunningOnStandby(StoreRunning *r)
-{
-	static SnapshotData snapshot = {SNAPSHOT_MVCC};
-
-	if (!HotStandbyActive())
-		return;
-	(void) GetSnapshotData(&snapshot);
-	MyProc->xmin = InvalidTransactionId;
-	if (!snapshot.takenDuringRecovery)
-		return;					/* ended just now */
-	r->oldest = snapshot.xmin;
-	r->next = snapshot.xmax;
-	if (snapshot.suboverflowed)
-		return;
-	r->xids = snapshot.subxip;
-	r->nxids = snapshot.subxcnt;
-	qsort(snapshot.subxip, r->nxids, sizeof(TransactionId), CompareXids);
-}
-
 static void
 FindRunningHere(StoreRunning *r)
 {
@@ -104,18 +78,13 @@ FindRunningHere(StoreRunning *r)
 	qsort(running->xids, r->nxids, sizeof(TransactionId), CompareXids);
 }
 
-/*
- * Whose row locks a flush must keep.  Redo publishes every lock and knows of no end of any, so
- * this is what keeps a standby from piling them up for ever.
- */
+/* In recovery nothing is filled in: the flush asks the commit log. */
 static void
 FindRunning(StoreRunning *r)
 {
 	memset(r, 0, sizeof(*r));
 	r->nxids = -1;
-	if (RecoveryInProgress())
-		FindRunningOnStandby(r);
-	else
+	if (!RecoveryInProgress())
 		FindRunningHere(r);
 }
 
