@@ -433,7 +433,9 @@ UpdateRow(RowModify *m, RowUpdating *u, ItemPointer newtid, bool *in_place,
 		if (result != TM_Ok)
 			return result;
 		tag = u->changes_index ? -1 : RowNextTag(&m->s);
-		*locker = RemainingLocker(&m->s);
+		/* not the lock that we take for the sake of TOAST */
+		if (!u->toasted)
+			*locker = RemainingLocker(&m->s);
 		RowStateClose(&m->s);
 		if (need_toast && !u->toasted)
 		{
