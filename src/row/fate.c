@@ -96,8 +96,9 @@ RowEntryFate(const CodecEntry *e)
 }
 
 /*
- * The commit log is not asked: a lock may stay in a page for long after its transaction, when
- * the log no longer knows it.
+ * A lock may stay in a page for long after its transaction, when the commit log no longer knows
+ * it.  The log is asked about recent ones only, of which to be told that they are not
+ * running is dear: who has committed is remembered.
  */
 RowFate
 RowLockFate(TransactionId xid)
@@ -106,7 +107,11 @@ RowLockFate(TransactionId xid)
 		return ROW_FATE_ABORTED;
 	if (TransactionIdIsCurrentTransactionId(xid))
 		return ROW_FATE_OWN;
-	return TransactionIdIsInProgress(xid) ? ROW_FATE_RUNNING : ROW_FATE_ABORTED;
+	if (TransactionIdIsInProgress(xid))
+		return ROW_FATE_RUNNING;
+	if (!TransactionIdPrecedes(xid, RecentXmin))
+		(void) RowDidCommit(xid);
+	return ROW_FATE_ABORTED;
 }
 
 /*

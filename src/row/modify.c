@@ -456,7 +456,7 @@ RowUpdate(Relation rel, ItemPointer otid, TupleTableSlot *slot, CommandId cid,
 		  LockTupleMode *lockmode, bool *update_indexes)
 {
 	TransactionId xid = GetCurrentTransactionId();
-	TransactionId locker;
+	TransactionId locker = InvalidTransactionId;
 	ItemPointerData newtid;
 	RowModify	m;
 	RowUpdating u;
