@@ -19,6 +19,7 @@
 #include "miscadmin.h"
 #include "port/atomics.h"
 #include "postmaster/startup.h"
+#include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/pmsignal.h"
 #include "storage/shmem.h"
@@ -168,7 +169,11 @@ WaitAtPoint(const char *name, uint32 era)
 			pg_usleep(5000L);
 		}
 		if (!PostmasterIsAlive())
-			_exit(1);
+		{
+			if (CritSectionCount > 0)
+				_exit(1);
+			proc_exit(1);
+		}
 	}
 	LeavePoint(name, era);
 }

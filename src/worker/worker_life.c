@@ -36,6 +36,7 @@
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/pmsignal.h"
+#include "storage/proc.h"
 #include "utils/pidfile.h"
 
 #include "base/base.h"
@@ -64,6 +65,26 @@ WorkerStopServer(void)
 	kill(PostmasterPid, SIGINT);
 }
 
+/*
+ * The postmaster is gone, and so will be the worker.  A checkpointer that waits for it at the end of
+ * a checkpoint does not look for the postmaster there: it would wait for ever, and as long
+ * as it does no server can be started on this data directory.  Let go it must not be.  SIGQUIT is
+ * what the postmaster would send; it means an exit at once.
+ */
+static void
+StopCheckpointer(void)
+{
+	Latch	   *latch = ProcGlobal->checkpointerLatch;
+
+	for (uint32 i = 0; latch != NULL && i < ProcGlobal->allProcCount; i++)
+	{
+		PGPROC	   *proc = &ProcGlobal->allProcs[i];
+
+		if (&proc->procLatch == latch && proc->pid != 0)
+			kill(proc->pid, SIGQUIT);
+	}
+}
+
 /* Registered last, so it runs before anything of this process is cleaned up. */
 static void
 BeforeExit(int code, Datum arg)
@@ -76,6 +97,8 @@ BeforeExit(int code, Datum arg)
 				WorkerStopServer();
 			break;
 		case WORKER_RUNNING:
+			if (!PostmasterIsAlive())
+				StopCheckpointer();
 			_exit(2);
 		case WORKER_DONE:
 			break;
