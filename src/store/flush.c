@@ -82,8 +82,8 @@ CurrentTimeline(void)
 
 /* ---- key/value families ---------------------------------------------------------------- */
 
-static int
-CompareKeys(const char *a, Size alen, const char *b, Size blen)
+int
+StoreCompareKeys(const char *a, Size alen, const char *b, Size blen)
 {
 	int			c = memcmp(a, b, Min(alen, blen));
 
@@ -132,7 +132,7 @@ WriteFamily(KvBatch *batch, uint64 seq, OrbitFamily family,
 		if (!on && i >= n)
 			break;
 		order = !on ? 1 : i >= n ? -1 :
-			CompareKeys(key, keylen, records[i].key, records[i].keylen);
+			StoreCompareKeys(key, keylen, records[i].key, records[i].keylen);
 		if (order < 0)
 			WriteArenaValue(batch, family, &it, key, keylen, st);
 		else

@@ -86,8 +86,8 @@ NoMemory(FlushPages *f)
 
 /* ---- building a delta page ---------------------------------------------------------- */
 
-static int
-CompareXids(const void *a, const void *b)
+int
+StoreCompareXids(const void *a, const void *b)
 {
 	TransactionId x = *(const TransactionId *) a;
 	TransactionId y = *(const TransactionId *) b;
@@ -127,7 +127,7 @@ HasEnded(const StoreRunning *r, TransactionId xid)
 		return true;
 	return r->nxids >= 0 && TransactionIdPrecedes(xid, r->next) &&
 		(r->nxids == 0 ||
-		 bsearch(&xid, r->xids, r->nxids, sizeof(TransactionId), CompareXids) == NULL);
+		 bsearch(&xid, r->xids, r->nxids, sizeof(TransactionId), StoreCompareXids) == NULL);
 }
 
 /*

@@ -28,19 +28,11 @@ typedef struct KvFound
 	bool		put;
 } KvFound;
 
-static int
-CompareKeys(const char *a, Size alen, const char *b, Size blen)
-{
-	int			c = memcmp(a, b, Min(alen, blen));
-
-	return c != 0 ? c : (alen > blen) - (alen < blen);
-}
-
 /* Sources come newest first, so of equal keys the first one met stays. */
 static void
 Offer(KvFound *f, const char *key, Size keylen, const char *value, Size len, bool put)
 {
-	if (f->key != NULL && CompareKeys(key, keylen, f->key, f->keylen) >= 0)
+	if (f->key != NULL && StoreCompareKeys(key, keylen, f->key, f->keylen) >= 0)
 		return;
 	f->key = key;
 	f->keylen = keylen;
@@ -79,7 +71,7 @@ OfferRocks(KvWalk *w, KvFound *f)
 	{
 		KvIterKey(w->iter, &key, &keylen);
 		if (!CodecKeyIsReserved(key, keylen) &&
-			CompareKeys(key, keylen, w->key, w->keylen) >= 0)
+			StoreCompareKeys(key, keylen, w->key, w->keylen) >= 0)
 		{
 			KvIterValue(w->iter, &value, &len);
 			Offer(f, key, keylen, value, len, true);

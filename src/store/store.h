@@ -241,6 +241,9 @@ typedef struct StoreRunning
 	int			nxids;
 } StoreRunning;
 
+/* The order of xids above, for qsort and bsearch. */
+extern int	StoreCompareXids(const void *a, const void *b);
+
 /* XLogFlush past the arena, then its pages and records in one atomic ingest; then the arena is
  * released.  LOCK entries of transactions that do not run any more are dropped, and versions behind
  * one that everybody sees; that one is frozen.  Returns a status

@@ -170,6 +170,8 @@ extern void StoreFlushPages(KvDb *db, KvBatch *batch, uint64 seq, const StoreRun
 							FlushResult *r, KvStatus *st);
 /* The storage's counters as RocksDB's primary has them, else fresh ones. */
 extern void StoreReadCounters(KvDb *db, OrbitStorageId storage, CodecCounters *c, KvStatus *st);
+/* memcmp order, a prefix first */
+extern int	StoreCompareKeys(const char *a, Size alen, const char *b, Size blen);
 extern void StoreFillStatus(KvStatus *st, KvCode code, const char *message);
 
 /* Key of the arena record that makes a logged block of storage ids reach RocksDB. */

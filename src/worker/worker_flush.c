@@ -45,15 +45,6 @@
 #define PACE_STEP_MS		25
 #define PACE_MAX_MS			1000
 
-static int
-CompareXids(const void *a, const void *b)
-{
-	TransactionId x = *(const TransactionId *) a;
-	TransactionId y = *(const TransactionId *) b;
-
-	return (x > y) - (x < y);
-}
-
 static void
 FindRunningHere(StoreRunning *r)
 {
@@ -75,7 +66,7 @@ FindRunningHere(StoreRunning *r)
 		return;
 	r->xids = running->xids;
 	r->nxids = running->xcnt + running->subxcnt;
-	qsort(running->xids, r->nxids, sizeof(TransactionId), CompareXids);
+	qsort(running->xids, r->nxids, sizeof(TransactionId), StoreCompareXids);
 }
 
 /* In recovery nothing is filled in: the flush asks the commit log. */
