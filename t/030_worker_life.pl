@@ -2,98 +2,21 @@
 # unnoticed, and its death loses nothing.
 use strict;
 use warnings;
-
-use PostgreSQL::Test::Cluster;
+use FindBin;
+use lib "$FindBin::RealBin/lib";
 use PostgreSQL::Test::Utils;
 use Test::More;
+use OrbitNode qw(orbit_node orbit_standby set_stop clear_stop worker_pid wait_recovered kill_all_and_start);
+use OrbitNumbers qw(create_numbers insert_to summary expected);
 
 my $timeout = $PostgreSQL::Test::Utils::timeout_default;
 
-my $node = PostgreSQL::Test::Cluster->new('primary');
-$node->init(allows_streaming => 1);
-$node->append_conf(
-	'postgresql.conf', qq(
-shared_preload_libraries = 'orbit_fdw'
-orbit.write_buffer_size = '512kB'
-orbit.max_write_buffers = 3
-orbit.flush_interval = '1h'
-log_checkpoints = on
-autovacuum = off
-restart_after_crash = on
-));
-$node->start;
-
-$node->safe_psql(
-	'postgres', q(
-CREATE EXTENSION orbit_fdw;
-CREATE FUNCTION orbit_stop_point_set(name text, action text, skip int) RETURNS void
-	AS 'orbit_fdw', 'orbit_stop_point_set' LANGUAGE C STRICT;
-CREATE FUNCTION orbit_stop_point_clear(name text) RETURNS void
-	AS 'orbit_fdw', 'orbit_stop_point_clear' LANGUAGE C STRICT;
-CREATE TABLE t (i int, filler text) USING orbit;
-CREATE UNLOGGED TABLE u (i int) USING orbit;
-));
-
-sub summary
-{
-	my ($n) = @_;
-	return $n->safe_psql('postgres',
-		'SELECT count(*), coalesce(min(i), 0), coalesce(max(i), 0), coalesce(sum(i), 0) FROM t');
-}
-
-sub expected
-{
-	my ($max) = @_;
-	return join('|', $max, 1, $max, $max * ($max + 1) / 2);
-}
-
-sub insert_to
-{
-	my ($n, $from, $to) = @_;
-	$n->safe_psql('postgres',
-		"INSERT INTO t SELECT g, repeat('x', 50) FROM generate_series($from, $to) g");
-}
-
-sub worker_pid
-{
-	my ($n) = @_;
-	return $n->safe_psql('postgres', 'SELECT worker_pid FROM orbit_stat_storage()');
-}
-
-# Waits until the server has gone down and up again.
-sub wait_for_recovery
-{
-	my ($n, $old_worker) = @_;
-	for (1 .. 10 * $timeout)
-	{
-		my ($rc, $out) =
-		  $n->psql('postgres', 'SELECT worker_pid FROM orbit_stat_storage()');
-		return 1
-		  if defined $rc && $rc == 0 && $out =~ /^\d+$/ && $out != $old_worker;
-		select(undef, undef, undef, 0.1);
-	}
-	return 0;
-}
-
-# SIGKILL to the postmaster and all its children at once, then start.
-sub kill_all_and_start
-{
-	my ($n) = @_;
-	my @pids = split /\n/,
-	  $n->safe_psql('postgres',
-		'SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()
-		 UNION ALL SELECT worker_pid FROM orbit_stat_storage()');
-	$n->kill9;
-	kill 'KILL', @pids;
-	for (1 .. $timeout)
-	{
-		return if $n->start(fail_ok => 1);
-		# processes that still die hold the shared memory
-		$n->stop('immediate', fail_ok => 1);
-		sleep 1;
-	}
-	die 'server did not start';
-}
+my $node = orbit_node(
+	'primary', { allows_streaming => 1 },
+	q{orbit.write_buffer_size = '512kB'}, q{orbit.flush_interval = '1h'},
+	'log_checkpoints = on', 'autovacuum = off', 'restart_after_crash = on');
+create_numbers($node);
+$node->safe_psql('postgres', 'CREATE UNLOGGED TABLE u (i INT) USING orbit');
 
 # ---- an orderly restart ---------------------------------------------------------
 
@@ -141,7 +64,7 @@ is(summary($node), expected(2100), 'rows after pg_terminate_backend');
 
 insert_to($node, 2101, 3000);
 kill 'KILL', $pid;
-ok(wait_for_recovery($node, $pid), 'the server recovers from a killed worker');
+ok(wait_recovered($node, $pid), 'the server recovers from a killed worker');
 is(summary($node), expected(3000), 'a killed worker loses no row');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM u'), 0,
 	'an unlogged table is emptied by the crash');
@@ -149,9 +72,9 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM u'), 0,
 # The worker dies between the ingest and whatever follows it.
 $pid = worker_pid($node);
 insert_to($node, 3001, 3500);
-$node->safe_psql('postgres', q(SELECT orbit_stop_point_set('worker-after-flush', 'kill', 0)));
+set_stop($node, 'worker-after-flush', 'kill', 0);
 $node->psql('postgres', 'SELECT orbit_flush()');
-ok(wait_for_recovery($node, $pid), 'the server recovers from a worker that died after a flush');
+ok(wait_recovered($node, $pid), 'the server recovers from a worker that died after a flush');
 is(summary($node), expected(3500), 'no row is lost or doubled');
 
 # ---- kill -9 of everything --------------------------------------------------------------------
@@ -208,7 +131,7 @@ for my $mode ('fast', 'immediate')
 # ---- failing flushes -------------------------------------------------------------------------------
 
 $log = -s $node->logfile;
-$node->safe_psql('postgres', q(SELECT orbit_stop_point_set('flush-no-space', 'fail', 0)));
+set_stop($node, 'flush-no-space', 'fail', 0);
 insert_to($node, 40001, 40100);
 my $flusher = $node->background_psql('postgres', on_error_stop => 0);
 $flusher->query_until(qr/begun/, "\\echo begun\nSELECT orbit_flush();\n");
@@ -221,13 +144,13 @@ $node->poll_query_until('postgres',
 	q(SELECT count(*) = 0 FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT orbit_flush()%' AND pid <> pg_backend_pid()))
   or die 'orbit_flush cannot be cancelled';
 eval { $flusher->quit };
-$node->safe_psql('postgres', q(SELECT orbit_stop_point_clear('flush-no-space')));
+clear_stop($node, 'flush-no-space');
 ok($node->wait_for_log(qr/RocksDB can be written again/, $log), 'the worker tries again');
 $node->safe_psql('postgres', 'SELECT orbit_flush()');
 is(summary($node), expected(40100), 'rows after the failure');
 
 # The last flush of a shutdown fails: nothing may be lost.
-$node->safe_psql('postgres', q(SELECT orbit_stop_point_set('flush-no-space', 'fail', 0)));
+set_stop($node, 'flush-no-space', 'fail', 0);
 insert_to($node, 40101, 40200);
 $log = -s $node->logfile;
 $node->stop('fast', fail_ok => 1);
@@ -238,12 +161,7 @@ is(summary($node), expected(40200), 'and loses no row');
 
 # ---- a standby is attached ------------------------------------------------------------------------------
 
-$node->stop('fast');
-$node->backup_fs_cold('cold');
-$node->start;
-my $standby = PostgreSQL::Test::Cluster->new('standby');
-$standby->init_from_backup($node, 'cold', has_streaming => 1);
-$standby->start;
+my $standby = orbit_standby($node);
 
 # many times the write buffers' size: redo has to wait for room
 insert_to($node, 40201, 60000);
@@ -263,7 +181,7 @@ $node->wait_for_catchup($standby);
 is(worker_pid($standby), $pid, "pg_terminate_backend does not end a standby's worker");
 
 kill 'KILL', $pid;
-ok(wait_for_recovery($standby, $pid), 'the standby recovers from a killed worker');
+ok(wait_recovered($standby, $pid), 'the standby recovers from a killed worker');
 insert_to($node, 61001, 62000);
 $node->wait_for_catchup($standby);
 is(summary($standby), expected(62000), 'and goes on');

@@ -7,85 +7,19 @@
 # pointer and only in a write buffer.
 use strict;
 use warnings;
-
-use PostgreSQL::Test::Cluster;
-use PostgreSQL::Test::Utils;
+use FindBin;
+use lib "$FindBin::RealBin/lib";
 use Test::More;
 use Time::HiRes qw(sleep);
+use OrbitNode qw(orbit_node orbit_standby set_stop stop_at clear_stop wait_stopped in_background wait_done kill_all_and_start);
+use OrbitNumbers qw(create_numbers insert_to summary expected);
 
-my $timeout = $PostgreSQL::Test::Utils::timeout_default;
-
-my $node = PostgreSQL::Test::Cluster->new('primary');
-$node->init(allows_streaming => 1);
-$node->append_conf(
-	'postgresql.conf', qq(
-shared_preload_libraries = 'orbit_fdw'
-orbit.write_buffer_size = '512kB'
-orbit.max_write_buffers = 4
-orbit.flush_interval = '1h'
-checkpoint_timeout = '1h'
-log_checkpoints = on
-autovacuum = off
-));
-$node->start;
-$node->safe_psql(
-	'postgres', q(
-CREATE EXTENSION orbit_fdw;
-CREATE FUNCTION orbit_stop_point_set(name text, action text, skip int) RETURNS void
-	AS 'orbit_fdw', 'orbit_stop_point_set' LANGUAGE C STRICT;
-CREATE FUNCTION orbit_stop_point_clear(name text) RETURNS void
-	AS 'orbit_fdw', 'orbit_stop_point_clear' LANGUAGE C STRICT;
-CREATE FUNCTION orbit_stop_point_waiters(name text) RETURNS int
-	AS 'orbit_fdw', 'orbit_stop_point_waiters' LANGUAGE C STRICT;
-CREATE TABLE t (i int, filler text) USING orbit;
-CHECKPOINT;
-));
-
-sub summary
-{
-	my ($n) = @_;
-	return $n->safe_psql('postgres', 'SELECT count(*), min(i), max(i), sum(i) FROM t');
-}
-
-sub expected
-{
-	my ($max) = @_;
-	return join('|', $max, 1, $max, $max * ($max + 1) / 2);
-}
-
-sub insert_to
-{
-	my ($n, $from, $to) = @_;
-	$n->safe_psql('postgres',
-		"INSERT INTO t SELECT g, repeat('x', 50) FROM generate_series($from, $to) g");
-}
-
-sub stop_at
-{
-	my ($n, $name) = @_;
-	$n->safe_psql('postgres', "SELECT orbit_stop_point_set('$name', 'wait', 0)");
-}
-
-sub clear
-{
-	my ($n, $name) = @_;
-	$n->safe_psql('postgres', "SELECT orbit_stop_point_clear('$name')");
-}
-
-sub wait_stopped
-{
-	my ($n, $name) = @_;
-	$n->poll_query_until('postgres', "SELECT orbit_stop_point_waiters('$name') > 0")
-	  or die "nobody stops at $name";
-}
-
-sub in_background
-{
-	my ($n, $sql) = @_;
-	my $psql = $n->background_psql('postgres', on_error_stop => 0);
-	$psql->query_until(qr/begun/, "\\echo begun\n$sql;\n");
-	return $psql;
-}
+my $node = orbit_node(
+	'primary', { allows_streaming => 1 },
+	q{orbit.write_buffer_size = '512kB'}, 'orbit.max_write_buffers = 4', q{orbit.flush_interval = '1h'},
+	q{checkpoint_timeout = '1h'}, 'log_checkpoints = on', 'autovacuum = off');
+create_numbers($node);
+$node->safe_psql('postgres', 'CHECKPOINT');
 
 sub running
 {
@@ -105,25 +39,6 @@ sub covers_checkpoint
 	my ($n) = @_;
 	return $n->safe_psql('postgres',
 		'SELECT covered_redo >= redo_lsn FROM orbit_stat_storage(), pg_control_checkpoint()');
-}
-
-sub kill_all_and_start
-{
-	my ($n) = @_;
-	my @pids = split /\n/,
-	  $n->safe_psql('postgres',
-		'SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()
-		 UNION ALL SELECT worker_pid FROM orbit_stat_storage()');
-	$n->kill9;
-	kill 'KILL', @pids;
-	for (1 .. $timeout)
-	{
-		return if $n->start(fail_ok => 1);
-		# processes that still die hold the shared memory
-		$n->stop('immediate', fail_ok => 1);
-		sleep 1;
-	}
-	die 'server did not start';
 }
 
 # ---- a checkpoint flushes --------------------------------------------------------------
@@ -165,7 +80,7 @@ is(running($node, 'CHECKPOINT'), 1, 'the checkpoint waits for the flush');
 
 # Let the flush end, but stop the worker before it seals again.
 stop_at($node, 'worker-before-seal');
-clear($node, 'worker-after-flush');
+clear_stop($node, 'worker-after-flush');
 wait_stopped($node, 'worker-before-seal');
 sleep 1;
 is(running($node, 'CHECKPOINT'), 1, 'a flush sealed before the redo pointer does not release the checkpoint');
@@ -183,10 +98,8 @@ insert_to($node, 4001, 5000);
 $checkpoint = in_background($node, 'CHECKPOINT');
 sleep 1;
 is(running($node, 'CHECKPOINT'), 1, 'the checkpoint waits');
-clear($node, 'worker-after-flush');
-ok($node->poll_query_until('postgres',
-		q(SELECT count(*) = 0 FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'CHECKPOINT%' AND pid <> pg_backend_pid())),
-	'the checkpoint completes');
+clear_stop($node, 'worker-after-flush');
+ok(wait_done($node, 'CHECKPOINT'), 'the checkpoint completes');
 is(covers_checkpoint($node), 't', 'and is covered');
 eval { $_->quit } for ($flush, $checkpoint);
 kill_all_and_start($node);
@@ -199,10 +112,8 @@ stop_at($node, 'worker-before-bump');
 $checkpoint = in_background($node, 'CHECKPOINT');
 wait_stopped($node, 'worker-before-bump');
 insert_to($node, 5501, 6000);
-clear($node, 'worker-before-bump');
-ok($node->poll_query_until('postgres',
-		q(SELECT count(*) = 0 FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'CHECKPOINT%' AND pid <> pg_backend_pid())),
-	'a checkpoint during the release completes');
+clear_stop($node, 'worker-before-bump');
+ok(wait_done($node, 'CHECKPOINT'), 'a checkpoint during the release completes');
 eval { $checkpoint->quit };
 kill_all_and_start($node);
 is(summary($node), expected(6000), 'rows around the release');
@@ -211,7 +122,7 @@ is(summary($node), expected(6000), 'rows around the release');
 
 insert_to($node, 6001, 7000);
 $redo = last_redo($node);
-$node->safe_psql('postgres', q(SELECT orbit_stop_point_set('flush-no-space', 'fail', 0)));
+set_stop($node, 'flush-no-space', 'fail', 0);
 $checkpoint = in_background($node, 'CHECKPOINT');
 sleep 2;
 is(last_redo($node), $redo, 'no checkpoint completes while flushes fail');
@@ -221,12 +132,7 @@ is(summary($node), expected(7000), 'rows after flushes that failed');
 
 # ---- restartpoints and promotion --------------------------------------------------------------------
 
-$node->stop('fast');
-$node->backup_fs_cold('cold');
-$node->start;
-my $standby = PostgreSQL::Test::Cluster->new('standby');
-$standby->init_from_backup($node, 'cold', has_streaming => 1);
-$standby->start;
+my $standby = orbit_standby($node);
 
 insert_to($node, 7001, 8000);
 $node->safe_psql('postgres', 'CHECKPOINT');

@@ -9,7 +9,8 @@ use lib "$FindBin::RealBin/lib";
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
-use OrbitNode qw(orbit_node);
+use OrbitNode qw(orbit_node set_stop stop_at clear_stop wait_stopped in_background wait_done
+  worker_pid wait_recovered postmaster_pid children);
 
 my $timeout = $PostgreSQL::Test::Utils::timeout_default;
 my @worker_points =
@@ -22,13 +23,6 @@ my $node = orbit_node('races', 'autovacuum = off', q{orbit.flush_interval = '1h'
 
 $node->safe_psql(
 	'postgres', q{
-CREATE FUNCTION orbit_stop_point_set(name text, action text, skip int) RETURNS void
-	AS 'orbit_fdw', 'orbit_stop_point_set' LANGUAGE C STRICT;
-CREATE FUNCTION orbit_stop_point_clear(name text) RETURNS void
-	AS 'orbit_fdw', 'orbit_stop_point_clear' LANGUAGE C STRICT;
-CREATE FUNCTION orbit_stop_point_waiters(name text) RETURNS int
-	AS 'orbit_fdw', 'orbit_stop_point_waiters' LANGUAGE C STRICT;
-
 CREATE TABLE r (k int PRIMARY KEY, v int, w int, pad text) USING orbit;
 CREATE TABLE h (k int PRIMARY KEY, v int, w int, pad text) USING heap;
 CREATE INDEX r_w ON r (w);
@@ -124,27 +118,6 @@ sub same
 	return;
 }
 
-sub set_point
-{
-	my ($point, $action, $skip) = @_;
-	query("SELECT orbit_stop_point_set('$point', '$action', $skip)");
-	return;
-}
-
-sub clear_point
-{
-	query("SELECT orbit_stop_point_clear('$_[0]')");
-	return;
-}
-
-sub wait_stopped
-{
-	my ($point, $n) = @_;
-	$node->poll_query_until('postgres', "SELECT orbit_stop_point_waiters('$point') >= $n")
-	  or BAIL_OUT("nobody stops at $point");
-	return;
-}
-
 sub session
 {
 	return $node->background_psql('postgres', on_error_stop => 0);
@@ -158,54 +131,18 @@ sub send_sql
 	return $psql;
 }
 
-sub in_background
-{
-	return send_sql(session(), $_[0]);
-}
-
 sub quit
 {
 	eval { $_->quit } for @_;
 	return;
 }
 
-# Waits until no session runs a statement like this.
-sub wait_done
-{
-	my ($like) = @_;
-	$node->poll_query_until('postgres',
-		"SELECT count(*) = 0 FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid() AND query LIKE '$like%'")
-	  or BAIL_OUT("$like does not end");
-	return;
-}
-
-sub worker_pid
-{
-	my ($rc, $out) = $node->psql('postgres', 'SELECT worker_pid FROM orbit_stat_storage()');
-	return defined $rc && $rc == 0 && $out =~ /^(\d+)$/ ? $1 : 0;
-}
-
-sub wait_recovered
-{
-	my ($old) = @_;
-	for (1 .. 20 * $timeout)
-	{
-		my $pid = worker_pid();
-		return 1 if $pid && $pid != $old;
-		sleep 0.05;
-	}
-	return 0;
-}
-
 # The worker's pid by its title: during recovery nobody can be asked.
 sub worker_by_title
 {
-	my $postmaster = (split /\n/, slurp_file($node->data_dir . '/postmaster.pid'))[0];
-	for (split /\n/, `ps -o pid=,args= --ppid $postmaster`)
-	{
-		return $1 if /^\s*(\d+)\s+.*orbit storage worker/;
-	}
-	return 0;
+	my %title = children(postmaster_pid($node->data_dir) // return 0);
+	my @workers = grep { $title{$_} =~ /orbit storage worker/ } keys %title;
+	return $workers[0] // 0;
 }
 
 # Kills n workers more, each a moment after it has come up.
@@ -239,13 +176,13 @@ for my $point (@worker_points)
 {
 	for my $action ('kill', 'error')
 	{
-		my $old = worker_pid();
+		my $old = worker_pid($node);
 		my $extra = '';
 		my $in_recovery = $again++ % 3 == 0;
 		my $salt = $seed * 1000 + 10 * $round++;
 		my @busy = map { session() } 0 .. 3;
 		query('INSERT INTO u SELECT generate_series(1, 100)');
-		set_point($point, $action, $point eq 'worker-before-bump' ? int(rand 40) : int(rand 8)) unless $in_recovery;
+		set_stop($node, $point, $action, $point eq 'worker-before-bump' ? int(rand 40) : int(rand 8)) unless $in_recovery;
 		send_sql($busy[$_], "CALL churn($_ * 1000 + 1, $_ * 1000 + 1000, 100000, $salt + $_)") for 0 .. 1;
 		# some of the points are not reached without them
 		send_sql($busy[2], join(';', ('SELECT pg_sleep(0.1), orbit_flush()') x 40));
@@ -254,7 +191,7 @@ for my $point (@worker_points)
 		{
 			# enough to replay that the next kills come in the middle of it
 			sleep 1;
-			set_point($point, $action, int(rand 4));
+			set_stop($node, $point, $action, int(rand 4));
 			for (1 .. 20 * $timeout)
 			{
 				last unless kill 0, $old;
@@ -263,7 +200,7 @@ for my $point (@worker_points)
 			$old = kill_in_recovery(3, $old);
 			$extra = ', and three times more';
 		}
-		ok(wait_recovered($old), "the server recovers from $action at $point$extra");
+		ok(wait_recovered($node, $old), "the server recovers from $action at $point$extra");
 		quit(@busy);
 		same("$action at $point: contents");
 		is(query('SELECT count(*) FROM u'), 0, "$action at $point: the unlogged table is empty");
@@ -282,19 +219,19 @@ for my $point (@worker_points)
 	$cursor->query_safe('BEGIN; DECLARE c CURSOR FOR SELECT k FROM r');
 	my @parts = ($cursor->query_safe('SELECT count(*), sum(k) FROM r'), $cursor->query_safe('SELECT * FROM take(500)'));
 
-	set_point($point, 'wait', 0);
+	stop_at($node, $point);
 	query("CALL churn(1, 2000, 150, $round)");
-	my $flush = in_background('SELECT orbit_flush(); CHECKPOINT');
-	wait_stopped($point, 1);
+	my $flush = in_background($node, 'SELECT orbit_flush(); CHECKPOINT');
+	wait_stopped($node, $point, 1);
 	$round++;
 	query("CALL churn(1, 2000, 150, $round)");
 	same("readers while the worker stands at $point");
 	is($old->query_safe(sprintf($sum, 'r')), $before, "$point: an old snapshot reads the same rows");
 	push @parts, $cursor->query_safe('SELECT * FROM take(500)');
 
-	clear_point($point);
-	wait_done('SELECT orbit_flush()');
-	wait_done('CHECKPOINT');
+	clear_stop($node, $point);
+	wait_done($node, 'SELECT orbit_flush()');
+	wait_done($node, 'CHECKPOINT');
 	same("readers after the worker went on from $point");
 	is($old->query_safe(sprintf($sum, 'r')), $before, "$point: and afterwards");
 	push @parts, $cursor->query_safe('SELECT * FROM take(1000000)');
@@ -315,32 +252,32 @@ for my $point (@worker_points)
 query('DELETE FROM r WHERE k = 1; DELETE FROM h WHERE k = 1; CALL change(0, 1, 5)');
 
 # Both have decided; the write buffer they decided on is flushed and gone.
-set_point('row_before_push', 'wait', 0);
-my @both = map { in_background('UPDATE r SET v = v + 10 WHERE k = 1') } 1 .. 2;
-wait_stopped('row_before_push', 2);
+stop_at($node, 'row_before_push');
+my @both = map { in_background($node, 'UPDATE r SET v = v + 10 WHERE k = 1') } 1 .. 2;
+wait_stopped($node, 'row_before_push', 2);
 query('SELECT orbit_flush(); INSERT INTO r VALUES (100000, 1, 1); INSERT INTO h VALUES (100000, 1, 1); SELECT orbit_flush()');
-clear_point('row_before_push');
-wait_done('UPDATE r');
+clear_stop($node, 'row_before_push');
+wait_done($node, 'UPDATE r');
 quit(@both);
 query('UPDATE h SET v = v + 20 WHERE k = 1');
 same('two sessions decide on one row, and it is flushed before either writes');
 
 # The row is deleted between decision and write.
-set_point('row_before_push', 'wait', 0);
-my $delete = in_background('DELETE FROM r WHERE k = 1');
-wait_stopped('row_before_push', 1);
-my $update = in_background('UPDATE r SET v = v + 10, w = 3 WHERE k = 1');
-wait_stopped('row_before_push', 2);
-clear_point('row_before_push');
-wait_done('DELETE FROM r');
-wait_done('UPDATE r');
+stop_at($node, 'row_before_push');
+my $delete = in_background($node, 'DELETE FROM r WHERE k = 1');
+wait_stopped($node, 'row_before_push', 1);
+my $update = in_background($node, 'UPDATE r SET v = v + 10, w = 3 WHERE k = 1');
+wait_stopped($node, 'row_before_push', 2);
+clear_stop($node, 'row_before_push');
+wait_done($node, 'DELETE FROM r');
+wait_done($node, 'UPDATE r');
 quit($delete, $update);
 query('DELETE FROM h WHERE k = 1');
 same('a delete and an update decide on one row');
 
 # An error or a cancel there costs the statement only.
 query('CALL change(0, 1, 5)');
-set_point('row_before_push', 'error', 0);
+set_stop($node, 'row_before_push', 'error', 0);
 my ($rc, $out, $err) = $node->psql('postgres', q(
 BEGIN;
 SAVEPOINT a;
@@ -354,27 +291,27 @@ same('the transaction goes on after it');
 
 for my $how ('cancel', 'terminate')
 {
-	set_point('row_before_push', 'wait', 0);
-	my $psql = in_background('BEGIN; UPDATE r SET v = 1001 WHERE k = 1');
-	wait_stopped('row_before_push', 1);
+	stop_at($node, 'row_before_push');
+	my $psql = in_background($node, 'BEGIN; UPDATE r SET v = 1001 WHERE k = 1');
+	wait_stopped($node, 'row_before_push', 1);
 	query("SELECT count(pg_${how}_backend(pid)) FROM pg_stat_activity WHERE query LIKE '%UPDATE r SET v = 1001%' AND pid <> pg_backend_pid()");
-	wait_done('BEGIN; UPDATE r SET v = 1001');
-	clear_point('row_before_push');
+	wait_done($node, 'BEGIN; UPDATE r SET v = 1001');
+	clear_stop($node, 'row_before_push');
 	quit($psql);
 	query('CALL change(2, 1, 9); SELECT orbit_flush()');
 	same("pg_${how}_backend before the write");
 }
 
 # kill -9 there, with the transaction's earlier changes in flushed and unflushed buffers.
-my $old = worker_pid();
+my $old = worker_pid($node);
 my $victim = $node->background_psql('postgres', on_error_stop => 0);
 $victim->query('BEGIN; UPDATE r SET v = -5, w = -5 WHERE k BETWEEN 1 AND 400; INSERT INTO r VALUES (-1, -1, -1)');
 query('SELECT orbit_flush()');
 $victim->query('DELETE FROM r WHERE k BETWEEN 100 AND 200');
 query("CALL churn(1001, 2000, 200, 77)");
-set_point('row_before_push', 'kill', 0);
+set_stop($node, 'row_before_push', 'kill', 0);
 eval { $victim->query('UPDATE r SET v = -6 WHERE k = -1') };
-ok(wait_recovered($old), 'the server recovers from a backend killed before its write');
+ok(wait_recovered($node, $old), 'the server recovers from a backend killed before its write');
 quit($victim);
 same('kill at row_before_push: contents');
 
@@ -383,13 +320,13 @@ same('kill at row_before_push: contents');
 # Replay publishes every lock that was logged; those of ended transactions must not reach RocksDB,
 # or the row would become slower with each crash.  A prepared transaction's must.
 query(q{CALL change(0, 2, 5); CALL change(0, 3, 5); SELECT orbit_flush(); CHECKPOINT});
-$old = worker_pid();
+$old = worker_pid($node);
 my $locker = $node->background_psql('postgres', on_error_stop => 0);
 $locker->query('BEGIN; SELECT FROM r WHERE k = 2 FOR KEY SHARE');
 query(q{BEGIN; SELECT FROM r WHERE k = 3 FOR UPDATE; PREPARE TRANSACTION 'keep'});
 query(q{DO $$ BEGIN FOR i IN 1 .. 3000 LOOP PERFORM FROM r WHERE k = 2 FOR KEY SHARE; COMMIT; END LOOP; END $$});
 kill 'KILL', $old;
-ok(wait_recovered($old), 'the server recovers from a killed worker');
+ok(wait_recovered($node, $old), 'the server recovers from a killed worker');
 quit($locker);
 query('SELECT orbit_flush()');
 my $bytes = query('SELECT bytes_flushed FROM orbit_stat_storage()');

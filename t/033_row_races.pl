@@ -10,7 +10,7 @@ use lib "$FindBin::RealBin/lib";
 use IPC::Run;
 use Test::More;
 use Time::HiRes qw(sleep time);
-use OrbitNode qw(orbit_node);
+use OrbitNode qw(orbit_node stop_at wait_stopped);
 
 my $timeout = $PostgreSQL::Test::Utils::timeout_default;
 my $node = orbit_node('rows', 'autovacuum = off', q{orbit.flush_interval = '1h'},
@@ -78,10 +78,8 @@ my @points = qw(row_insert row_update row_update_new_row row_delete row_lock row
 my $release = 'SELECT ' . join(', ', map { "orbit_stop_point_clear('$_')" } @points);
 
 my %command = (
-	'stop' => sub { sql("SELECT orbit_stop_point_set('$_[0]', 'wait', 0)") },
-	'held' => sub {
-		wait_for("nobody is held at $_[0]", "SELECT orbit_stop_point_waiters('$_[0]') > 0");
-	},
+	'stop' => sub { stop_at($node, $_[0]) },
+	'held' => sub { wait_stopped($node, $_[0]) },
 	'go' => sub { sql($release) },
 	'flush' => sub { sql('SELECT orbit_flush()') },
 	'waits' => sub {
@@ -127,12 +125,6 @@ sub race
 
 $node->safe_psql(
 	'postgres', q{
-CREATE FUNCTION orbit_stop_point_set(name TEXT, action TEXT, skip INT) RETURNS void
-	AS 'orbit_fdw', 'orbit_stop_point_set' LANGUAGE C STRICT;
-CREATE FUNCTION orbit_stop_point_clear(name TEXT) RETURNS void
-	AS 'orbit_fdw', 'orbit_stop_point_clear' LANGUAGE C STRICT;
-CREATE FUNCTION orbit_stop_point_waiters(name TEXT) RETURNS INT
-	AS 'orbit_fdw', 'orbit_stop_point_waiters' LANGUAGE C STRICT;
 CREATE TABLE ru (id INT PRIMARY KEY, v TEXT, n INT) USING orbit;
 ALTER TABLE ru ALTER v SET STORAGE EXTERNAL;
 CREATE INDEX ON ru (n);

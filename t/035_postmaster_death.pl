@@ -7,37 +7,28 @@ use FindBin;
 use lib "$FindBin::RealBin/lib";
 
 use IPC::Run;
-use OrbitNode qw(orbit_node);
+use OrbitNode qw(orbit_node stop_at wait_stopped children);
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep);
 
 my $node = orbit_node('main', q{orbit.flush_interval = '1h'}, q{autovacuum = off});
-$node->safe_psql('postgres', q(
-CREATE FUNCTION orbit_stop_point_set(name text, action text, skip int) RETURNS void
-	AS 'orbit_fdw', 'orbit_stop_point_set' LANGUAGE C STRICT;
-CREATE FUNCTION orbit_stop_point_waiters(name text) RETURNS int
-	AS 'orbit_fdw', 'orbit_stop_point_waiters' LANGUAGE C STRICT;
-CREATE TABLE t (i int) USING orbit;
-CHECKPOINT;
-INSERT INTO t SELECT generate_series(1, 1000);
-SELECT orbit_stop_point_set('worker-before-bump', 'wait', 0);
-));
+$node->safe_psql('postgres', 'CREATE TABLE t (i INT) USING orbit; CHECKPOINT; INSERT INTO t SELECT generate_series(1, 1000)');
+stop_at($node, 'worker-before-bump');
 
 my ($out, $err) = ('', '');
 my $checkpoint = IPC::Run::start(
 	[ 'psql', '-X', '-d', $node->connstr('postgres'), '-c', 'CHECKPOINT' ],
 	'>', \$out, '2>', \$err);
-ok( $node->poll_query_until('postgres',
-		q{SELECT orbit_stop_point_waiters('worker-before-bump') > 0}),
-	'the worker is held before it lets the checkpoint go');
+wait_stopped($node, 'worker-before-bump');
 ok( $node->poll_query_until('postgres', q{SELECT count(*) > 0 FROM pg_stat_activity
 		WHERE query LIKE 'CHECKPOINT%' AND state = 'active'}),
 	'the checkpoint is waiting');
 sleep 1;
 
 my $postmaster = $node->{_pid};
-my @children = split ' ', `ps -o pid= --ppid $postmaster`;
+my %children = children($postmaster);
+my @children = keys %children;
 cmp_ok(scalar @children, '>', 4, 'there are processes');
 kill 'KILL', $postmaster;
 my @left;

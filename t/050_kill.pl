@@ -14,7 +14,7 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 use PostgreSQL::Test::Utils;
 use OrbitLoad qw(load_schema load_script load_rows);
-use OrbitNode qw(orbit_node);
+use OrbitNode qw(orbit_node postmaster_pid children kill_all);
 
 my $kills = $ENV{ORBIT_KILLS} // 100;
 my $clients = 4;
@@ -33,27 +33,6 @@ my @last = (0) x ($clients + 1);    # last acknowledged transaction of each clie
 
 # ---- the server ---------------------------------------------------------------------
 
-sub postmaster_pid
-{
-	open(my $fh, '<', "$data/postmaster.pid") or return;
-	my $pid = <$fh>;
-	close $fh;
-	return unless defined $pid and $pid =~ /^(\d+)/ and kill(0, $1);
-	return $1;
-}
-
-# pid => title of the server's processes.
-sub children
-{
-	my ($postmaster) = @_;
-	my %title;
-	for (split /\n/, `ps -o pid=,args= --ppid $postmaster`)
-	{
-		$title{$1} = $2 if /^\s*(\d+)\s+(.*)$/;
-	}
-	return %title;
-}
-
 sub is_up
 {
 	return system("psql -X -q -d '$conn' -c 'SELECT 1' >/dev/null 2>&1") == 0;
@@ -67,7 +46,7 @@ sub start_server
 		# Fails while processes of the killed server are still leaving, and where a server that
 		# was to be killed in recovery had not yet said who it is.
 		return if system("pg_ctl -D '$data' -l '$log' -w -t 100 start >/dev/null 2>&1") == 0;
-		return if postmaster_pid() and is_up();
+		return if postmaster_pid($data) and is_up();
 		give_up("the server does not start; see $log") if time > $until;
 		sleep 0.1;
 	}
@@ -175,26 +154,14 @@ my %kill = (
 		kill 'KILL', $o[ rand @o ] if @o;
 	},
 	postmaster => sub { kill 'KILL', $_[0] },
-	all => sub {
-		my ($pm, %p) = @_;
-		# Nobody is left to take notice of the others' end.
-		kill 'STOP', $pm;
-		kill 'KILL', $pm, keys %p;
-	});
-
-sub kill_all
-{
-	my $pm = postmaster_pid() or return;
-	$kill{all}->($pm, children($pm));
-	return;
-}
+	all => sub { kill_all($data) });
 
 # Crashes during recovery, at any moment of it.
 sub crash_in_recovery
 {
 	system("pg_ctl -D '$data' -l '$log' -W start >/dev/null 2>&1");
 	sleep rand 0.25;
-	kill_all();
+	kill_all($data);
 	sleep 0.05;
 	return;
 }
@@ -236,12 +203,12 @@ while ($done < $kills)
 	my @before = @last;
 	my @pids = start_load();
 	sleep 0.1 + rand 0.5;
-	my $pm = postmaster_pid() // give_up('no postmaster');
+	my $pm = postmaster_pid($data) // give_up('no postmaster');
 	$kill{$mode}->($pm, children($pm));
 	$done++;
 	my @strange = end_load(@pids);
 	my $again = '';
-	if (defined postmaster_pid() and $mode !~ /postmaster|all/)
+	if (defined postmaster_pid($data) and $mode !~ /postmaster|all/)
 	{
 		wait_until_up();
 	}
@@ -272,6 +239,6 @@ done_testing();
 END
 {
 	my $status = $?;
-	system("pg_ctl -D '$data' -m immediate -w stop >/dev/null 2>&1") if defined $data and postmaster_pid();
+	system("pg_ctl -D '$data' -m immediate -w stop >/dev/null 2>&1") if defined $data and postmaster_pid($data);
 	$? = $status;
 }

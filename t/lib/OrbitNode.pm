@@ -1,20 +1,32 @@
 # Servers for the TAP tests: PostgreSQL's own test cluster with the extension
-# loaded, orbit as the default, and write buffers as small as they can be.
+# loaded, orbit as the default, and write buffers as small as they can be; and what
+# the tests do to them: stop points, sessions in the background, kill -9.
+#
+# Whatever waits dies when it has waited for too long.
 package OrbitNode;
 
 use strict;
 use warnings;
 use Exporter qw(import);
 use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Time::HiRes qw(sleep);
 
-our @EXPORT_OK = qw(orbit_node);
+our @EXPORT_OK = qw(orbit_node orbit_standby
+  stop_at set_stop clear_stop wait_stopped
+  in_background wait_done
+  worker_pid wait_recovered postmaster_pid children kill_all kill_all_and_start);
 
-# orbit_node(name, settings...): initialized and started, with the extension.
+my $timeout = $PostgreSQL::Test::Utils::timeout_default;
+
+# orbit_node(name, [options of init,] settings...): initialized and started, with the
+# extension, and the stop points' functions in database postgres.
 sub orbit_node
 {
 	my ($name, @settings) = @_;
+	my %init = (allows_streaming => 0, ref $settings[0] ? %{ shift @settings } : ());
 	my $node = PostgreSQL::Test::Cluster->new($name);
-	$node->init(allows_streaming => 0);
+	$node->init(%init);
 	$node->append_conf(
 		'postgresql.conf', join("\n",
 			q{shared_preload_libraries = 'orbit_fdw'},
@@ -28,8 +40,155 @@ sub orbit_node
 			@settings, ''));
 	$node->start;
 	$node->safe_psql('template1', 'CREATE EXTENSION orbit_fdw');
-	$node->safe_psql('postgres', 'CREATE EXTENSION orbit_fdw');
+	$node->safe_psql(
+		'postgres', q{
+CREATE EXTENSION orbit_fdw;
+CREATE FUNCTION orbit_stop_point_set(name TEXT, action TEXT, skip INT) RETURNS void
+	AS 'orbit_fdw', 'orbit_stop_point_set' LANGUAGE C STRICT;
+CREATE FUNCTION orbit_stop_point_clear(name TEXT) RETURNS void
+	AS 'orbit_fdw', 'orbit_stop_point_clear' LANGUAGE C STRICT;
+CREATE FUNCTION orbit_stop_point_waiters(name TEXT) RETURNS INT
+	AS 'orbit_fdw', 'orbit_stop_point_waiters' LANGUAGE C STRICT;});
 	return $node;
+}
+
+# A standby of a node, which is stopped for a moment: base backups do not carry RocksDB's files.
+sub orbit_standby
+{
+	my ($node) = @_;
+	$node->stop('fast');
+	$node->backup_fs_cold('cold');
+	$node->start;
+	my $standby = PostgreSQL::Test::Cluster->new('standby');
+	$standby->init_from_backup($node, 'cold', has_streaming => 1);
+	$standby->start;
+	return $standby;
+}
+
+# ---- stop points (src/base/stop.c) -------------------------------------------------
+
+# The action is what the process does that comes by after `skip` others.
+sub set_stop
+{
+	my ($node, $point, $action, $skip) = @_;
+	$node->safe_psql('postgres', "SELECT orbit_stop_point_set('$point', '$action', $skip)");
+	return;
+}
+
+sub stop_at
+{
+	my ($node, $point) = @_;
+	return set_stop($node, $point, 'wait', 0);
+}
+
+sub clear_stop
+{
+	my ($node, $point) = @_;
+	$node->safe_psql('postgres', "SELECT orbit_stop_point_clear('$point')");
+	return;
+}
+
+sub wait_stopped
+{
+	my ($node, $point, $n) = @_;
+	$n //= 1;
+	$node->poll_query_until('postgres', "SELECT orbit_stop_point_waiters('$point') >= $n")
+	  or die "nobody stops at $point";
+	return;
+}
+
+# ---- sessions -----------------------------------------------------------------------
+
+# A session that has begun to run the statements.
+sub in_background
+{
+	my ($node, $sql) = @_;
+	my $psql = $node->background_psql('postgres', on_error_stop => 0);
+	$psql->query_until(qr/begun/, "\\echo begun\n$sql;\n");
+	return $psql;
+}
+
+# Waits until no session runs a statement that begins like this.
+sub wait_done
+{
+	my ($node, $like) = @_;
+	$node->poll_query_until('postgres',
+		"SELECT count(*) = 0 FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid() AND query LIKE '$like%'")
+	  or die "$like does not end";
+	return 1;
+}
+
+# ---- processes -----------------------------------------------------------------------
+
+# 0: there is none, or the server does not answer.
+sub worker_pid
+{
+	my ($node) = @_;
+	my ($rc, $out) = $node->psql('postgres', 'SELECT worker_pid FROM orbit_stat_storage()');
+	return defined $rc && $rc == 0 && $out =~ /^(\d+)$/ ? $1 : 0;
+}
+
+# Waits until the server has gone down and up again, and has another worker.
+sub wait_recovered
+{
+	my ($node, $old_worker) = @_;
+	for (1 .. 20 * $timeout)
+	{
+		my $pid = worker_pid($node);
+		return 1 if $pid && $pid != $old_worker;
+		sleep 0.05;
+	}
+	return 0;
+}
+
+# Of the server in this data directory; undef: there is none.
+sub postmaster_pid
+{
+	my ($data) = @_;
+	open(my $fh, '<', "$data/postmaster.pid") or return;
+	my $pid = <$fh>;
+	close $fh;
+	return unless defined $pid and $pid =~ /^(\d+)/ and kill(0, $1);
+	return $1;
+}
+
+# pid => title of the server's processes.
+sub children
+{
+	my ($postmaster) = @_;
+	my %title;
+	for (split /\n/, `ps -o pid=,args= --ppid $postmaster`)
+	{
+		$title{$1} = $2 if /^\s*(\d+)\s+(.*)$/;
+	}
+	return %title;
+}
+
+# SIGKILL to the postmaster and all its children.
+sub kill_all
+{
+	my ($data) = @_;
+	my $postmaster = postmaster_pid($data) or return;
+	# Nobody is left to take notice of the others' end.
+	kill 'STOP', $postmaster;
+	my %children = children($postmaster);
+	kill 'KILL', $postmaster, keys %children;
+	return;
+}
+
+sub kill_all_and_start
+{
+	my ($node) = @_;
+	kill_all($node->data_dir);
+	$node->{_pid} = undef;
+	for (1 .. 10 * $timeout)
+	{
+		return if $node->start(fail_ok => 1);
+		# processes that still die hold the shared memory
+		$node->stop('immediate', fail_ok => 1);
+		sleep 0.1;
+	}
+	die 'the server does not start';
 }
 
 1;

@@ -1,7 +1,7 @@
 /*
  * codec_test.c: src/codec alone, without a server.  Prints TAP.
  *
- *   cc -std=gnu11 -g -O1 -Isrc t/unit/codec_test.c src/codec/(every .c) -o codec_test
+ *   cc -std=gnu11 -g -O1 -Isrc -It/unit t/unit/codec_test.c src/codec/(every .c) -o codec_test
  *   ./codec_test [seed]
  *
  * Run it under -fsanitize=address,undefined as well: every page handed to the
@@ -14,20 +14,9 @@
 #include <time.h>
 
 #include "codec/codec.h"
+#include "tap.h"
 
-/* ---- TAP and chance -------------------------------------------------------- */
-
-static int	tests = 0;
-static int	failures = 0;
-
-static void
-Ok(bool ok, const char *name)
-{
-	tests++;
-	failures += !ok;
-	printf("%s %d - %s\n", ok ? "ok" : "not ok", tests, name);
-	fflush(stdout);
-}
+/* ---- chance ------------------------------------------------------------------ */
 
 static uint64_t seed = 20240611;
 static uint64_t chance;

@@ -2,7 +2,7 @@
  * membuf_test.c: src/membuf/arena.c alone, without a server: the ordered map of a
  * write buffer, by one thread against a model and by many at once.  Prints TAP.
  *
- *   cc -std=gnu11 -g -O1 -DUSE_ASSERT_CHECKING=1 -Isrc -I(server headers) \
+ *   cc -std=gnu11 -g -O1 -DUSE_ASSERT_CHECKING=1 -Isrc -It/unit -I(server headers) \
  *      t/unit/membuf_test.c -lpthread -o membuf_test
  *   ./membuf_test [seed]
  *
@@ -15,6 +15,8 @@
 #undef printf
 #undef snprintf
 #undef qsort
+
+#include "tap.h"
 
 #define WRITERS		4
 #define READERS		2
@@ -35,20 +37,9 @@ ExceptionalCondition(const char *condition, const char *type, const char *file, 
 	abort();
 }
 
-/* ---- TAP and chance -------------------------------------------------------------- */
+/* ---- chance ------------------------------------------------------------------------ */
 
-static int	tests = 0;
-static int	failures = 0;
 static uint64 seed = 20240611;
-
-static void
-Ok(bool ok, const char *name)
-{
-	tests++;
-	failures += !ok;
-	printf("%s %d - %s\n", ok ? "ok" : "not ok", tests, name);
-	fflush(stdout);
-}
 
 static uint32
 Random(uint64 *state, uint32 below)
