@@ -24,6 +24,8 @@ srand($ENV{ORBIT_SEED} // 1);
 my $node = orbit_node('kill', 'fsync = off', 'max_wal_size = 64MB', 'restart_after_crash = on',
 	q{log_min_messages = 'log'}, 'deadlock_timeout = 10s');
 $node->safe_psql('postgres', load_schema($clients));
+is($node->safe_psql('postgres', q{SELECT string_agg(DISTINCT amname, ',') FROM pg_class c JOIN pg_am a ON a.oid = relam WHERE relname LIKE 'kill%' AND relkind = 'r'}),
+	'orbit', 'the tables are orbit tables');
 $node->stop;    # from here on started and stopped by hand
 my $data = $node->data_dir;
 my $conn = $node->connstr('postgres');

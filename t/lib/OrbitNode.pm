@@ -30,6 +30,7 @@ sub orbit_node
 	$node->append_conf(
 		'postgresql.conf', join("\n",
 			q{shared_preload_libraries = 'orbit_fdw'},
+			q{default_table_access_method = 'orbit'},
 			q{orbit.write_buffer_size = '256kB'},
 			q{orbit.max_write_buffers = 3},
 			q{orbit.block_cache_size = '1MB'},
