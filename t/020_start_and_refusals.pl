@@ -41,9 +41,7 @@ INSERT INTO t SELECT g, repeat('x', g % 100) FROM generate_series(1, 5000) g;
 my $sum = $node->safe_psql('postgres', 'SELECT count(*), sum(length(v)) FROM t');
 
 my $directory = $node->data_dir . '/orbit';
-like(
-	slurp_file($node->logfile),
-	qr{LOG:  PostgreSQL using persistent RocksDB storage at: \Q$directory\E$}m,
+ok( $node->wait_for_log(qr{LOG:  PostgreSQL using persistent RocksDB storage at: \Q$directory\E$}m),
 	'the log line at start names the directory');
 
 $node->safe_psql('postgres', 'SELECT orbit_flush()');
@@ -63,7 +61,8 @@ sub with_setting
 	append_to_file($conf, "$setting\n");
 	my $from = -s $node->logfile;
 	is($node->start(fail_ok => 1), $starts, "$name: the server " . ($starts ? 'starts' : 'does not start'));
-	like(substr(slurp_file($node->logfile), $from), $pattern, "$name: the message");
+	# that of the worker may come after the start
+	ok($node->wait_for_log($pattern, $from), "$name: the message");
 	unlink $conf;
 	append_to_file($conf, $before);
 }
@@ -123,22 +122,11 @@ refused_with_format($foreign, qr/FATAL:.*HINT:/s, "another cluster's directory")
 rename("$directory/pgsql_tmp_live", "$directory/away") or die $!;
 my $from = -s $node->logfile;
 $node->start(fail_ok => 1);
-$node->stop('immediate', fail_ok => 1);
-ok( wait_for_log("RocksDB's files in directory \"orbit\" are missing", $from),
+ok( $node->wait_for_log(qr/RocksDB's files in directory "orbit" are missing/, $from),
 	'lost files: the server says so and stops');
+$node->stop('immediate', fail_ok => 1);
 system('rm', '-rf', "$directory/pgsql_tmp_live");
 rename("$directory/away", "$directory/pgsql_tmp_live") or die $!;
-
-sub wait_for_log
-{
-	my ($text, $offset) = @_;
-	for (1 .. 100)
-	{
-		return 1 if index(substr(slurp_file($node->logfile), $offset), $text) >= 0;
-		select(undef, undef, undef, 0.1);
-	}
-	return 0;
-}
 
 $node->start;
 is($node->safe_psql('postgres', 'SELECT count(*), sum(length(v)) FROM t'), $sum,
@@ -151,15 +139,8 @@ ok(!-e $node->backup_dir . '/b/orbit/pgsql_tmp_live', "a base backup skips Rocks
 my $copy = PostgreSQL::Test::Cluster->new('copy');
 $copy->init_from_backup($node, 'b');
 $copy->start(fail_ok => 1);
-$from = 0;
-my $seen = 0;
-for (1 .. 100)
-{
-	$seen = slurp_file($copy->logfile) =~ /RocksDB's files in directory "orbit" are missing/;
-	last if $seen;
-	select(undef, undef, undef, 0.1);
-}
-ok($seen, 'a server started from it says what is missing');
+ok( $copy->wait_for_log(qr/RocksDB's files in directory "orbit" are missing/),
+	'a server started from it says what is missing');
 $copy->stop('immediate', fail_ok => 1);
 
 # ---- refusals in SQL ------------------------------------------------------------------------
