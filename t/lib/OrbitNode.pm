@@ -165,7 +165,8 @@ sub children
 	return %title;
 }
 
-# SIGKILL to the postmaster and all its children.
+# SIGKILL to the postmaster and all its children, which have then left: those that still
+# die hold the shared memory, and a new server would not start.
 sub kill_all
 {
 	my ($data) = @_;
@@ -173,7 +174,13 @@ sub kill_all
 	# Nobody is left to take notice of the others' end.
 	kill 'STOP', $postmaster;
 	my %children = children($postmaster);
-	kill 'KILL', $postmaster, keys %children;
+	my @dying = ($postmaster, keys %children);
+	kill 'KILL', @dying;
+	for (1 .. 100)
+	{
+		last unless kill 0, @dying;
+		sleep 0.02;
+	}
 	return;
 }
 
@@ -185,7 +192,6 @@ sub kill_all_and_start
 	for (1 .. 10 * $timeout)
 	{
 		return if $node->start(fail_ok => 1);
-		# processes that still die hold the shared memory
 		$node->stop('immediate', fail_ok => 1);
 		sleep 0.1;
 	}
