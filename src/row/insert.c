@@ -22,6 +22,10 @@
 
 #define BATCH_BYTES		(64 * 1024) /* of row images in one record, at most */
 
+/* A warning where nine tenths of a table's pages are used, and after each thousandth more. */
+#define PAGES_WARN		(STORE_PAGE_LIMIT / 1000 * 900)
+#define PAGES_WARN_STEP	(STORE_PAGE_LIMIT / 1000)
+
 static void
 RefuseInParallel(void)
 {
@@ -46,15 +50,39 @@ InsertItem(StoreItem *item, BlockNumber page, int slot, TransactionId xid, Comma
 	item->fresh = true;
 }
 
+static int
+AllocRows(Relation rel, OrbitStorageId storage, const uint32 *bytes, int want,
+		  BlockNumber *page, int *first)
+{
+	int			n = StoreAllocRows(storage, bytes, want, page, first);
+
+	if (n == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("table \"%s\" has used up its %u pages",
+						RelationGetRelationName(rel), STORE_PAGE_LIMIT),
+				 errdetail("Page numbers are not used again when rows are deleted."),
+				 errhint("Rewrite the table with VACUUM FULL or CLUSTER.")));
+	if (*first == 1 && *page >= PAGES_WARN && (*page - PAGES_WARN) % PAGES_WARN_STEP == 0)
+		ereport(WARNING,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("table \"%s\" has used up %u.%u %% of its %u pages",
+						RelationGetRelationName(rel), *page / PAGES_WARN_STEP / 10,
+						*page / PAGES_WARN_STEP % 10, STORE_PAGE_LIMIT),
+				 errdetail("Page numbers are not used again when rows are deleted."),
+				 errhint("Rewrite the table with VACUUM FULL or CLUSTER.")));
+	return n;
+}
+
 void
-RowAllocItem(OrbitStorageId storage, StoreItem *item, TransactionId xid, CommandId cid,
-			 const char *image, uint32 len)
+RowAllocItem(Relation rel, OrbitStorageId storage, StoreItem *item, TransactionId xid,
+			 CommandId cid, const char *image, uint32 len)
 {
 	uint32		bytes = CODEC_NODE_SIZE(len);
 	BlockNumber page;
 	int			slot;
 
-	(void) StoreAllocRows(storage, &bytes, 1, &page, &slot);
+	(void) AllocRows(rel, storage, &bytes, 1, &page, &slot);
 	InsertItem(item, page, slot, xid, cid, image, len);
 }
 
@@ -89,7 +117,7 @@ RowInsert(Relation rel, TupleTableSlot *slot, CommandId cid, int options,
 		image = copy = WithToken(image, &len, token);
 	CheckForSerializableConflictIn(rel, NULL, InvalidBlockNumber);
 
-	RowAllocItem(storage, &item, xid, cid, image, len);
+	RowAllocItem(rel, storage, &item, xid, cid, image, len);
 	if (speculative)
 		item.kind_flags |= CODEC_SPECULATIVE;
 	OrbitStopPoint("row_insert");
@@ -181,7 +209,7 @@ RowMultiInsert(Relation rel, TupleTableSlot **slots, int nslots, CommandId cid, 
 		int			first;
 
 		CHECK_FOR_INTERRUPTS();
-		n = StoreAllocRows(storage, b.bytes + done, RowsInRecord(&b, done), &page, &first);
+		n = AllocRows(rel, storage, b.bytes + done, RowsInRecord(&b, done), &page, &first);
 		for (int i = 0; i < n; i++)
 		{
 			b.items[done + i].page = page;
@@ -306,7 +334,7 @@ RowCopyChain(Relation newrel, const CodecEntry **entries, int n, ItemPointer tid
 	CopyItems(entries, n, items);
 	for (int i = 0; i < n; i++)
 		bytes += CODEC_NODE_SIZE(items[i].len);
-	(void) StoreAllocRows(storage, &bytes, 1, &page, &slot);
+	(void) AllocRows(newrel, storage, &bytes, 1, &page, &slot);
 	for (int i = 0; i < n; i++)
 	{
 		items[i].page = page;

@@ -357,7 +357,7 @@ NewRowChange(RowModify *m, RowUpdating *u, RowChange *change, CodecDelete *mark)
 	if (!u->allocated)
 	{
 		image = RowStorableImage(u->new, &len);
-		RowAllocItem(m->s.storage, &u->new_row, entry->xid, m->cid, image, len);
+		RowAllocItem(m->rel, m->s.storage, &u->new_row, entry->xid, m->cid, image, len);
 		u->allocated = true;
 	}
 	memset(mark, 0, sizeof(*mark));

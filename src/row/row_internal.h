@@ -201,8 +201,8 @@ extern bool RowPush(Relation rel, RowState *s, RowChange *change);
 /* A LOCK entry of our own. */
 extern bool RowPushLock(Relation rel, RowState *s, CommandId cid, LockTupleMode mode);
 /* An INSERT for a slot allocated here (insert.c). */
-extern void RowAllocItem(OrbitStorageId storage, StoreItem *item, TransactionId xid,
-						 CommandId cid, const char *image, uint32 len);
+extern void RowAllocItem(Relation rel, OrbitStorageId storage, StoreItem *item,
+						 TransactionId xid, CommandId cid, const char *image, uint32 len);
 /* Writes items of freshly allocated slots. */
 extern void RowWriteFresh(Relation rel, OrbitStorageId storage, WalRowsKind kind,
 						  const StoreItem *items, int n);

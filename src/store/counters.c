@@ -44,10 +44,6 @@
 #define WAIT_NAP_MS		20
 #define SWITCH_EVERY_MS	1000
 
-/* The last page is never begun, so that the number of pages is a block number too. */
-#define PAGE_LIMIT		ORBIT_MAX_PAGE
-#define PAGE_WARNING	((BlockNumber) (PAGE_LIMIT / 10 * 9))
-
 #define NONE			(-1)
 
 typedef struct CounterEntry
@@ -408,21 +404,14 @@ StoreAllocRows(OrbitStorageId storage, const uint32 *bytes, int want,
 	do
 	{
 		new = NextWord(old, bytes, want, &n);
-		full = WordPage(new) >= PAGE_LIMIT;
+		full = WordPage(new) >= STORE_PAGE_LIMIT;
 	} while (!full && !pg_atomic_compare_exchange_u64(&e->word, &old, new));
 	LWLockRelease(LockOf(storage));
 
 	if (full)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("the table has used up its %u pages", PAGE_LIMIT),
-				 errhint("Pages are never reused.  Rewrite the table with VACUUM FULL or CLUSTER.")));
+		return 0;
 	*page = WordPage(new);
 	*first = WordSlot(new) - n + 1;
-	if (*page == PAGE_WARNING && *first == 1)
-		ereport(WARNING,
-				(errmsg("the table has used up 90 %% of its %u pages", PAGE_LIMIT),
-				 errhint("Pages are never reused.  Rewrite the table with VACUUM FULL or CLUSTER.")));
 	return n;
 }
 
@@ -466,7 +455,7 @@ StoreNoteRow(OrbitStorageId storage, BlockNumber page, int slot)
 	if (storage == last_storage && page == last_page)
 		return;
 	e = LockEntry(storage);
-	if (page < PAGE_LIMIT)
+	if (page < STORE_PAGE_LIMIT)
 		(void) StoreRaiseAtomic(&e->word, MakeWord(page + 1, 0, 0));
 	LWLockRelease(LockOf(storage));
 	last_storage = storage;

@@ -179,10 +179,11 @@ extern void StoreKvForEach(OrbitFamily family, const char *prefix, Size prefixle
  * held; may read RocksDB.
  *
  * StoreAllocRows: slots for up to `want` rows of `bytes` (entry sizes) on one page; returns how
- * many (>= 1): rows page:first .. page:first+n-1.  Full when 255 slots are used or 8 kB passed.
- * The page count is raised before the slots can be used.  ERROR 54000 when the 2^32 pages of
- * a storage are used up; WARNING once at 90 %.
+ * many: rows page:first .. page:first+n-1.  Full when 255 slots are used or 8 kB passed.
+ * The page count is raised before the slots can be used.  0: the pages of the storage are used
+ * up, for good (R21).  The last number is never used, so that the page count is one too.
  */
+#define STORE_PAGE_LIMIT	ORBIT_MAX_PAGE
 extern int	StoreAllocRows(OrbitStorageId storage, const uint32 *bytes, int want,
 						   BlockNumber *page, int *first);
 extern BlockNumber StorePageCount(OrbitStorageId storage);	/* pages ever begun */
