@@ -17,13 +17,19 @@
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "port/pg_bitutils.h"
 #include "storage/predicate.h"
 #include "utils/snapmgr.h"
 
 #include "tam/tam_internal.h"
 
-/* A parallel worker takes at least so many pages at once of a table with four times as many
- * per 8 workers: opening a range costs about as much as reading one page. */
+/*
+ * A parallel scan is cut into about so many ranges, as PostgreSQL does, but without its upper limit for
+ * a range: that serves synchronized scans, and where page numbers reach far it makes ranges without
+ * end.  A worker takes at least PARALLEL_MIN_CHUNK pages at once of a table with four times as many per
+ * 8 workers: opening a range costs about as much as reading one page.
+ */
+#define PARALLEL_RANGES			2048
 #define PARALLEL_MIN_CHUNK		8
 #define PARALLEL_SMALL_TABLE	256
 
@@ -283,6 +289,7 @@ NextParallelRange(TamScan *s, BlockNumber *first, BlockNumber *last)
 	if (!s->inited)
 	{
 		table_block_parallelscan_startblock_init(s->rel, worker, shared);
+		worker->phsw_chunk_size = pg_nextpower2_32(Max(shared->phs_nblocks / PARALLEL_RANGES, 1));
 		if (shared->phs_nblocks >= PARALLEL_SMALL_TABLE)
 			worker->phsw_chunk_size = Max(worker->phsw_chunk_size, PARALLEL_MIN_CHUNK);
 		s->inited = true;

@@ -24,7 +24,6 @@
 #include "postmaster/autovacuum.h"
 #include "storage/procarray.h"
 #include "utils/lsyscache.h"
-#include "utils/sampling.h"
 #include "utils/timestamp.h"
 
 #include "tam/tam_internal.h"
@@ -76,22 +75,35 @@ CountPage(TamScan *s, TransactionId oldest_xmin, VacuumCounts *counts)
 	}
 }
 
+/*
+ * A page at random out of the i-th of n equal parts: sampling costs by the sample, however far
+ * page numbers reach.
+ */
+static BlockNumber
+SamplePage(BlockNumber pages, BlockNumber i, BlockNumber n)
+{
+	double		page;
+
+	if (n >= pages)
+		return i;
+	page = (i + pg_prng_double(&pg_global_prng_state)) * pages / n;
+	return Min((BlockNumber) page, pages - 1);
+}
+
 static void
 CountRows(Relation rel, TransactionId oldest_xmin, VacuumCounts *counts)
 {
-	BlockSamplerData sampler;
+	BlockNumber sample;
 	TableScanDesc scan = table_beginscan_analyze(rel);
 	TamScan    *s = (TamScan *) scan;
 
 	memset(counts, 0, sizeof(*counts));
 	counts->pages = s->npages;
 	pgstat_progress_update_param(PROGRESS_VACUUM_TOTAL_HEAP_BLKS, counts->pages);
-	if (counts->pages > 0)
-		BlockSampler_Init(&sampler, counts->pages, VACUUM_SAMPLE_PAGES,
-						  pg_prng_uint32(&pg_global_prng_state));
-	while (counts->pages > 0 && BlockSampler_HasMore(&sampler))
+	sample = Min(counts->pages, VACUUM_SAMPLE_PAGES);
+	for (BlockNumber i = 0; i < sample; i++)
 	{
-		BlockNumber page = BlockSampler_Next(&sampler);
+		BlockNumber page = SamplePage(counts->pages, i, sample);
 
 		vacuum_delay_point();
 		if (TamLoadPage(s, page))
