@@ -194,7 +194,6 @@ CheckMayWait(void)
 		elog(ERROR, "cannot wait for write buffer space inside a view of the write buffers");
 	if (MembufIsWorker())
 		elog(ERROR, "the storage worker cannot wait for write buffer space");
-	Assert(InterruptHoldoffCount == 0 && CritSectionCount == 0);
 }
 
 /*
@@ -246,9 +245,9 @@ ReserveSlow(MembufReservation *r, uint32 units)
 void
 MembufReserve(MembufReservation *r, Size bytes)
 {
-	Assert(!LWLockHeldByMe(SwitchLock()));
+	/* it may wait, so no LWLock is held, not even one of PostgreSQL's (R15) */
+	Assert(InterruptHoldoffCount == 0 && CritSectionCount == 0);
 	Assert(!MembufPinned());
-	Assert(CritSectionCount == 0);
 	MembufAttachWriter();
 	if (unlikely(bytes > MembufMaxReservation()))
 		ereport(ERROR,

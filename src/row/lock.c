@@ -77,6 +77,7 @@ RowWaitFor(Relation rel, TransactionId xid, const ItemPointerData *tid,
 {
 	ItemPointerData shown = *tid;
 
+	Assert(InterruptHoldoffCount == 0 && !MembufPinned());
 	OrbitStopPoint("row_wait");
 	if (policy == LockWaitBlock)
 		XactLockTableWait(xid, rel, &shown, oper);

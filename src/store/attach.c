@@ -113,6 +113,7 @@ StoreIsReady(void)
 void
 StoreNap(long ms)
 {
+	Assert(InterruptHoldoffCount == 0);
 	if (AmStartupProcess())
 	{
 		/* after a crash nobody else asks for background workers (K12) */
