@@ -154,8 +154,16 @@ extern bool KvIntProperty(KvDb *db, OrbitFamily f, const char *name, uint64_t *v
 /* malloc'ed text of a property ("rocksdb.levelstats", ...), or NULL */
 extern char *KvTextProperty(KvDb *db, OrbitFamily f, const char *name);
 extern int	KvLevelZeroFiles(KvDb *db);	/* most L0 files of any family */
-extern void KvResume(KvDb *db, KvStatus *st);	/* after a background error */
+extern void KvResume(KvDb *db, KvStatus *st);	/* after a background error, whatever it was */
 extern void KvBackgroundError(KvDb *db, KvStatus *st);	/* KV_OK when there is none */
+
+/*
+ * A compaction that fails (a damaged file, a full disk) has changed nothing, and nothing else is stopped for
+ * it; but RocksDB would begin it anew every second.  KvCompactionFailed: has one failed in the family since the
+ * last call?  KvPauseCompaction: whether the family's automatic compactions wait.
+ */
+extern bool KvCompactionFailed(KvDb *db, OrbitFamily f, KvStatus *st);
+extern void KvPauseCompaction(KvDb *db, OrbitFamily f, bool pause, KvStatus *st);
 extern void KvCheckpoint(KvDb *db, const char *path, KvStatus *st);	/* hard-linked copy */
 extern const char *KvFamilyName(OrbitFamily f);
 

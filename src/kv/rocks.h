@@ -132,7 +132,10 @@ std::shared_ptr<rocksdb::Logger> NewNullLogger();
 
 /* ---- rocks_admin.cpp -------------------------------------------------------------- */
 
-/* Remembers RocksDB's background error and keeps it from resuming by itself. */
+/*
+ * Remembers RocksDB's background error and keeps it from resuming by itself.  None is left that only a
+ * new open would end, and a failed compaction is none at all: see README.md.
+ */
 class ErrorListener : public rocksdb::EventListener
 {
   public:
@@ -141,12 +144,16 @@ class ErrorListener : public rocksdb::EventListener
 	void		OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason reason,
 									 rocksdb::Status error, bool *auto_recovery) override;
 	void		OnErrorRecoveryEnd(const rocksdb::BackgroundErrorRecoveryInfo &info) override;
+	void		OnCompactionCompleted(rocksdb::DB *db,
+									  const rocksdb::CompactionJobInfo &info) override;
 	rocksdb::Status Get();
 	void		Clear();
+	rocksdb::Status TakeCompaction(const char *family);
 
   private:
 	std::mutex	mutex_;
 	rocksdb::Status error_;
+	std::map<std::string, rocksdb::Status> compactions_;	/* failed ones, by family */
 };
 
 /* ---- rocks_open.cpp ------------------------------------------------------------------ */

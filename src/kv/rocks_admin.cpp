@@ -17,12 +17,53 @@ using rocksdb::Status;
 namespace kv
 {
 
+/*
+ * A compaction that fails is tried again and needs nothing else to stand still; as a background error it would
+ * refuse every flush, for a block of one table that cannot be read, until the next open and again after that.
+ * Other errors concern the MANIFEST.  RocksDB resumes from those below "fatal" by writing a new one from memory,
+ * which mends an I/O error as well as a full disk.
+ */
 void
-ErrorListener::OnBackgroundError(BackgroundErrorReason, Status *error)
+ErrorListener::OnBackgroundError(BackgroundErrorReason reason, Status *error)
 {
+	if (reason == BackgroundErrorReason::kCompaction)
+	{
+		*error = Status::OK();	/* OnCompactionCompleted has noted it */
+		return;
+	}
+	if (error->severity() > Status::Severity::kHardError)
+		*error = Status(*error, Status::Severity::kHardError);
+
 	std::lock_guard<std::mutex> lock(mutex_);
 
 	error_ = *error;
+}
+
+void
+ErrorListener::OnCompactionCompleted(rocksdb::DB *, const rocksdb::CompactionJobInfo &info)
+{
+	if (info.status.ok() || info.status.IsManualCompactionPaused() ||
+		info.status.IsShutdownInProgress() || info.status.IsColumnFamilyDropped())
+		return;
+
+	std::lock_guard<std::mutex> lock(mutex_);
+
+	compactions_[info.cf_name] = info.status;
+}
+
+Status
+ErrorListener::TakeCompaction(const char *family)
+{
+	std::lock_guard<std::mutex> lock(mutex_);
+	auto		it = compactions_.find(family);
+	Status		s;
+
+	if (it != compactions_.end())
+	{
+		s = it->second;
+		compactions_.erase(it);
+	}
+	return s;
 }
 
 /* The worker resumes when it sees fit; a resume of RocksDB's own would race it. */
@@ -179,6 +220,26 @@ KvBackgroundError(KvDb *db, KvStatus *st)
 {
 	Guarded(st, [&]() -> Status {
 		return db->listener ? db->listener->Get() : Status::OK();
+	});
+}
+
+bool
+KvCompactionFailed(KvDb *db, OrbitFamily f, KvStatus *st)
+{
+	Guarded(st, [&]() -> Status {
+		return db->listener ? db->listener->TakeCompaction(KvFamilyName(f)) : Status::OK();
+	});
+	return st->code != KV_OK;
+}
+
+void
+KvPauseCompaction(KvDb *db, OrbitFamily f, bool pause, KvStatus *st)
+{
+	Guarded(st, [&]() -> Status {
+		SignalGuard guard;
+
+		return db->inst->db->SetOptions(db->inst->families[f],
+										{{"disable_auto_compactions", pause ? "true" : "false"}});
 	});
 }
 

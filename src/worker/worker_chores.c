@@ -13,6 +13,9 @@
 
 #define UNLINK_MS			500
 #define HEAL_MS				5000
+#define COMPACT_MS			200		/* a failed compaction is begun anew after a second */
+#define COMPACT_FIRST_MS	10000
+#define COMPACT_MAX_MS		(10 * 60 * 1000)
 #define PUBLISH_MS			2000
 
 /*
@@ -68,7 +71,45 @@ UnlinkRetired(TimestampTz now)
 	EmptyGenerationIfNeeded(now, untagged);
 }
 
-/* A failed compaction makes RocksDB refuse writes until it is told to go on. */
+/*
+ * A compaction that has failed is tried again after a pause that doubles: each try may read and write a
+ * gigabyte, on a disk that perhaps is full.  Meanwhile files pile up in level 0, which makes readers slower and
+ * the flush wait a little (worker_flush.c), but nothing else.
+ */
+static void
+NurseCompaction(OrbitFamily family, TimestampTz now)
+{
+	static struct
+	{
+		int			pause;		/* ms: the last one, or 0 */
+		bool		paused;
+		TimestampTz until;		/* end of the pause */
+	}			families[ORBIT_NFAMILIES];
+	KvStatus	st;
+
+	if (KvCompactionFailed(worker.db, family, &st))
+	{
+		char		doing[60];
+
+		snprintf(doing, sizeof(doing), "could not compact column family %s", KvFamilyName(family));
+		KvRaise(LOG, &st, doing);
+		KvPauseCompaction(worker.db, family, true, &st);
+		families[family].pause = Min(Max(families[family].pause * 2, COMPACT_FIRST_MS), COMPACT_MAX_MS);
+		families[family].paused = true;
+		families[family].until = TimestampTzPlusMilliseconds(now, families[family].pause);
+	}
+	else if (families[family].paused && now >= families[family].until)
+	{
+		/* if it fails, again at the next look */
+		KvPauseCompaction(worker.db, family, false, &st);
+		families[family].paused = st.code != KV_OK;
+	}
+	else if (families[family].pause != 0 &&
+			 TimestampDifferenceExceeds(families[family].until, now, COMPACT_MAX_MS))
+		families[family].pause = 0;
+}
+
+/* RocksDB refuses writes after a failed write of its MANIFEST until it is told to go on. */
 static void
 HealBackgroundError(TimestampTz now)
 {
@@ -127,10 +168,16 @@ void
 WorkerChores(TimestampTz now)
 {
 	static TimestampTz published = 0;
+	static TimestampTz nursed = 0;
 
 	pinned_buffers = MembufReclaim();
 	UnlinkRetired(now);
 	HealBackgroundError(now);
+	if (Due(&nursed, now, COMPACT_MS))
+	{
+		for (int family = 0; family < ORBIT_NFAMILIES; family++)
+			NurseCompaction(family, now);
+	}
 	if (Due(&published, now, PUBLISH_MS))
 		WorkerPublishStats();
 }

@@ -1020,6 +1020,18 @@ ReadDamaged(KvDb *db, KvCode want)
 }
 
 static void
+FlipByte(const string &file, off_t at)
+{
+	int			fd = open(file.c_str(), O_RDWR);
+	char		byte;
+
+	CHECK(fd >= 0 && pread(fd, &byte, 1, at) == 1, "%s", file.c_str());
+	byte ^= 0x10;
+	CHECK(pwrite(fd, &byte, 1, at) == 1, "write");
+	close(fd);
+}
+
+static void
 TestCorruption()
 {
 	string		dir = Fresh("corruption");
@@ -1027,19 +1039,72 @@ TestCorruption()
 	MakePages(dir);
 
 	string		file = Biggest(dir + "/pgsql_tmp_live");
-	int			fd = open(file.c_str(), O_RDWR);
 	struct stat s;
-	char		byte;
 
-	CHECK(fd >= 0 && fstat(fd, &s) == 0, "%s", file.c_str());
-	CHECK(pread(fd, &byte, 1, s.st_size / 2) == 1, "read");
-	byte ^= 0x10;
-	CHECK(pwrite(fd, &byte, 1, s.st_size / 2) == 1, "write");
-	close(fd);
+	CHECK(stat(file.c_str(), &s) == 0, "%s", file.c_str());
+	FlipByte(file, s.st_size / 2);
 
 	KvDb	   *db = Secondary(dir);
 
 	ReadDamaged(db, KV_CORRUPTION);
+	KvClose(db);
+	db = Primary(dir);
+	ReadDamaged(db, KV_CORRUPTION);
+	KvClose(db);
+}
+
+/* One block cannot be read: compactions that need it fail, commits and other rows do not care. */
+static void
+TestDamagedCompaction()
+{
+	string		dir = Fresh("damaged_compaction");
+	KvOptions	o = Small();
+	KvStatus	st;
+	bool		failed = false;
+
+	o.target_file_bytes = 0;	/* so level 0 goes straight to the damaged level */
+
+	MakePages(dir);
+	FlipByte(Biggest(dir + "/pgsql_tmp_live"), 30000);
+
+	KvDb	   *db = Primary(dir, o);
+
+	for (int i = 0; i < 200 && !failed; i++)
+	{
+		KvBatch    *b = Begin(db);
+
+		for (uint32_t p = 0; p < DamagePages; p += 21) /* the first and the last */
+			Put(b, ORBIT_PG_DATA, PageKey(1, p), DamageValue(p));
+		Commit(b);
+		failed = KvCompactionFailed(db, ORBIT_PG_DATA, &st);
+		usleep(10000);
+	}
+	CHECK(failed, "no compaction met the damage");
+	EXPECT(st, KV_CORRUPTION);
+	CHECK(!KvCompactionFailed(db, ORBIT_PG_TABLES, &st), "another family");
+	KvBackgroundError(db, &st);
+	MUST(st);
+
+	/* RocksDB begins it anew after a second, and does not while it is paused */
+	for (int i = 0; i < 30 && !KvCompactionFailed(db, ORBIT_PG_DATA, &st); i++)
+		usleep(100000);
+	EXPECT(st, KV_CORRUPTION);
+	KvPauseCompaction(db, ORBIT_PG_DATA, true, &st);
+	MUST(st);
+	usleep(1200000);
+	(void) KvCompactionFailed(db, ORBIT_PG_DATA, &st);
+	for (int i = 0; i < 25; i++, usleep(100000))
+		CHECK(!KvCompactionFailed(db, ORBIT_PG_DATA, &st), "a paused family compacts");
+	KvPauseCompaction(db, ORBIT_PG_DATA, false, &st);
+	MUST(st);
+	for (int i = 0; i < 30 && !KvCompactionFailed(db, ORBIT_PG_DATA, &st); i++)
+		usleep(100000);
+	EXPECT(st, KV_CORRUPTION);
+
+	KvBatch    *b = Begin(db);
+
+	Put(b, ORBIT_PG_DATA, PageKey(2, 1), "x");
+	Commit(b);
 	KvClose(db);
 	db = Primary(dir);
 	ReadDamaged(db, KV_CORRUPTION);
@@ -1454,7 +1519,7 @@ main(int argc, char **argv)
 	scratch = argc > 1 ? argv[1] : mkdtemp(made);
 	factor = argc > 2 ? atoi(argv[2]) : 1;
 
-	printf("1..15\n");
+	printf("1..16\n");
 	Report("put, get, delete, iterate, generations, reopen", Wait(Child(TestBasics)));
 	Report("merge, and a damaged operand", Wait(Child(TestMerge)));
 	Report("refusals", Wait(Child(TestRefusals)));
@@ -1466,6 +1531,7 @@ main(int argc, char **argv)
 		   Wait(Child(TestSecondaryThreads)));
 	Report("a flipped byte gives an error, never wrong data", Wait(Child(TestCorruption)));
 	Report("a missing file ends a scan with an error", Wait(Child(TestMissingFile)));
+	Report("a damaged block fails compactions, not commits", Wait(Child(TestDamagedCompaction)));
 	Report("full disk", Wait(Child(TestFullDisk)));
 	Report("lock", TestBusy());
 	Report("kill -9 while the database is made", TestKillsAtBirth());
