@@ -114,6 +114,8 @@ for my $point (@worker_points)
 {
 	for my $action ('kill', 'error')
 	{
+		# this one is survived: see below
+		next if $point eq 'flush-before-ingest' && $action eq 'error';
 		my $old = worker_pid($node);
 		my $extra = '';
 		my $in_recovery = $again++ % 3 == 0;
@@ -144,6 +146,33 @@ for my $point (@worker_points)
 		is(query('SELECT count(*) FROM u'), 0, "$action at $point: the unlogged table is empty");
 	}
 }
+
+# ---- an ERROR while a flush is prepared --------------------------------------------------
+
+# Were it the worker's end, a commit log that cannot be read would keep the server from ever coming up again.
+my $survivor = worker_pid($node);
+my $offset = -s $node->logfile;
+set_stop($node, 'flush-before-ingest', 'error', 0);
+my @churners = map { session() } 0 .. 1;
+send_sql($churners[$_], "CALL churn($_ * 1000 + 1, $_ * 1000 + 1000, 100000, 500 + $_)") for 0 .. 1;
+my $checkpointer = in_background($node, 'CHECKPOINT');
+ok($node->wait_for_log(qr/could not flush a write buffer: stop point "flush-before-ingest"/, $offset),
+	'an error in a flush is reported');
+$node->poll_query_until('postgres', q{SELECT count(*) = 3 FROM orbit_stat_write_buffers() WHERE state <> 'free'})
+  or BAIL_OUT('the write buffers do not fill');
+is( query(q{SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'CHECKPOINT%'}),
+	1, 'a checkpoint waits for the flush');
+# the writers wait for room; readers do not
+is(query('SELECT count(*) > 0 FROM r'), 't', 'and rows can be read');
+clear_stop($node, 'flush-before-ingest');
+wait_done($node, 'CHECKPOINT');
+query(q{SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE query LIKE 'CALL churn%' AND pid <> pg_backend_pid()});
+wait_done($node, 'CALL churn');
+quit(@churners, $checkpointer);
+is(worker_pid($node), $survivor, 'the worker has survived it');
+same('an error in a flush: contents');
+query('SELECT orbit_flush()');
+same('and after the next flush');
 
 # ---- readers while the worker stands at each point ----------------------------------------
 

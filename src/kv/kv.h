@@ -158,9 +158,10 @@ extern void KvResume(KvDb *db, KvStatus *st);	/* after a background error, whate
 extern void KvBackgroundError(KvDb *db, KvStatus *st);	/* KV_OK when there is none */
 
 /*
- * A compaction that fails (a damaged file, a full disk) has changed nothing, and nothing else is stopped for
- * it; but RocksDB would begin it anew every second.  KvCompactionFailed: has one failed in the family since the
- * last call?  KvPauseCompaction: whether the family's automatic compactions wait.
+ * A compaction that fails (a damaged file, a full disk) has changed nothing, and nothing else is
+ * stopped for it; but RocksDB would begin it anew every second.  KvCompactionFailed: has one
+ * failed in the family since the last call?  KvPauseCompaction: whether the family's automatic
+ * compactions wait.
  */
 extern bool KvCompactionFailed(KvDb *db, OrbitFamily f, KvStatus *st);
 extern void KvPauseCompaction(KvDb *db, OrbitFamily f, bool pause, KvStatus *st);

@@ -18,10 +18,10 @@ namespace kv
 {
 
 /*
- * A compaction that fails is tried again and needs nothing else to stand still; as a background error it would
- * refuse every flush, for a block of one table that cannot be read, until the next open and again after that.
- * Other errors concern the MANIFEST.  RocksDB resumes from those below "fatal" by writing a new one from memory,
- * which mends an I/O error as well as a full disk.
+ * A compaction that fails is tried again and needs nothing else to stand still; as a background
+ * error it would refuse every flush, for a block of one table that cannot be read, until the next
+ * open and again after that.  Other errors concern the MANIFEST.  RocksDB resumes from those below
+ * "fatal" by writing a new one from memory, which mends an I/O error as well as a full disk.
  */
 void
 ErrorListener::OnBackgroundError(BackgroundErrorReason reason, Status *error)

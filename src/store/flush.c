@@ -17,9 +17,11 @@
  * storage in the arena are written, with next_page from the shared allocation word as
  * it is now: it may be ahead of the arena, never behind.
  *
- * Failures come back as a status; nothing has changed then and the caller tries
- * again.  Should an ingest have happened in spite of the failure, the second one
- * finds the higher put_mark, merges the same entries, and they count once.
+ * Failures come back as a status, also those that PostgreSQL raises as an ERROR (the commit log
+ * cannot be read, out of memory): nothing has changed then and the caller tries again.  As the end
+ * of the worker an ERROR would be met again by every recovery that follows.  Should an ingest have
+ * happened in spite of the failure, the second one finds the higher put_mark, merges the same
+ * entries, and they count once.
  */
 #include "postgres.h"
 
@@ -27,6 +29,7 @@
 
 #include "access/xlog.h"
 #include "access/xlogrecovery.h"
+#include "storage/lwlock.h"
 
 #include "store/store_internal.h"
 
@@ -265,10 +268,59 @@ FillBatch(KvDb *db, KvBatch *batch, uint64 seq, XLogRecPtr flushed_lsn,
 		WriteMetadata(batch, seq, flushed_lsn, clean, st);
 }
 
+/* Inside PG_CATCH: the ERROR as a status; the process holds nothing afterwards. */
+static void
+CatchError(MemoryContext context, KvStatus *st)
+{
+	ErrorData  *error;
+	KvCode		code = KV_OTHER;
+
+	MemoryContextSwitchTo(context);
+	error = CopyErrorData();
+	FlushErrorState();
+	LWLockReleaseAll();
+
+	if (error->sqlerrcode == ERRCODE_OUT_OF_MEMORY)
+		code = KV_NO_MEMORY;
+	else if (error->sqlerrcode == ERRCODE_DISK_FULL)
+		code = KV_NO_SPACE;
+	else if (error->sqlerrcode == ERRCODE_IO_ERROR)
+		code = KV_IO_ERROR;
+	st->code = code;
+	snprintf(st->message, sizeof(st->message), "%s%s%s", error->message,
+			 error->detail != NULL ? "; " : "", error->detail != NULL ? error->detail : "");
+	FreeErrorData(error);
+}
+
+/* All of an ingest but the ingest itself: the log before the data, and the batch. */
+static void
+PrepareIngest(KvDb *db, KvBatch *batch, uint64 seq, XLogRecPtr arena_lsn, XLogRecPtr flushed_lsn,
+			  const StoreRunning *running, bool clean, FlushResult *r, KvStatus *st)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		FlushWal(arena_lsn);
+		FillBatch(db, batch, seq, flushed_lsn, running, clean, r, st);
+		if (st->code == KV_OK && seq != 0)
+			FlushWalOfEnds();
+		/* What was frozen relied on commits that may not be on disk yet (K5, R19). */
+		if (st->code == KV_OK && r->froze)
+			XLogFlush(GetXLogInsertEndRecPtr());
+		OrbitStopPoint("flush-before-ingest");
+	}
+	PG_CATCH();
+	{
+		CatchError(context, st);
+	}
+	PG_END_TRY();
+}
+
 /* On KV_OK everything is in RocksDB at *generation; r->storages is to be freed. */
 static void
-Ingest(KvDb *db, uint64 seq, XLogRecPtr flushed_lsn, const StoreRunning *running,
-	   bool clean, FlushResult *r, uint64 *generation, KvStatus *st)
+Ingest(KvDb *db, uint64 seq, XLogRecPtr arena_lsn, XLogRecPtr flushed_lsn,
+	   const StoreRunning *running, bool clean, FlushResult *r, uint64 *generation, KvStatus *st)
 {
 	KvBatch    *batch;
 
@@ -282,14 +334,7 @@ Ingest(KvDb *db, uint64 seq, XLogRecPtr flushed_lsn, const StoreRunning *running
 		return;
 	}
 	if (st->code == KV_OK)
-		FillBatch(db, batch, seq, flushed_lsn, running, clean, r, st);
-
-	if (st->code == KV_OK && seq != 0)
-		FlushWalOfEnds();
-	/* What was frozen relied on commits that may not be on disk yet (K5, R19). */
-	if (st->code == KV_OK && r->froze)
-		XLogFlush(GetXLogInsertEndRecPtr());
-	OrbitStopPoint("flush-before-ingest");
+		PrepareIngest(db, batch, seq, arena_lsn, flushed_lsn, running, clean, r, st);
 	if (st->code == KV_OK && OrbitStopArmed() && OrbitStopFails("flush-no-space"))
 		StoreFillStatus(st, KV_NO_SPACE, "No space left on device (made up by a test)");
 	if (st->code != KV_OK)
@@ -334,9 +379,8 @@ StoreFlushOldest(KvDb *db, const StoreRunning *running, bool clean_shutdown, KvS
 		return;					/* nothing is sealed */
 	Assert(info.sealed);
 
-	FlushWal(info.max_lsn);		/* may ereport: before anything is begun */
 	flushed_lsn = Max(StoreFlushedLsn(), info.max_lsn);
-	Ingest(db, oldest, flushed_lsn, running, clean_shutdown, &r, &generation, st);
+	Ingest(db, oldest, info.max_lsn, flushed_lsn, running, clean_shutdown, &r, &generation, st);
 	if (st->code == KV_OK)
 	{
 		(void) StoreRaiseAtomic(&store_shared->flushed_lsn, flushed_lsn);
@@ -354,7 +398,7 @@ StoreBumpGeneration(KvDb *db, bool clean_shutdown, KvStatus *st)
 	FlushResult r;
 
 	StoreFillStatus(st, KV_OK, "");
-	Ingest(db, 0, StoreFlushedLsn(), NULL, clean_shutdown, &r, &generation, st);
+	Ingest(db, 0, InvalidXLogRecPtr, StoreFlushedLsn(), NULL, clean_shutdown, &r, &generation, st);
 	if (st->code == KV_OK)
 	{
 		MembufRaiseGeneration(generation);

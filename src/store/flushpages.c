@@ -24,8 +24,8 @@
  * locks that some flush has kept, and nothing is frozen until the transactions of all those
  * have ended (LocksBelow).
  *
- * Runs in the worker's main thread.  Memory by malloc.  The commit log is read, which may
- * ereport; the worker does not survive that.
+ * Runs in the worker's main thread.  Memory by malloc, in FlushPages, for the commit log is read, which may
+ * ereport: a flush survives that.
  */
 #include "postgres.h"
 
@@ -65,6 +65,7 @@ typedef struct FlushPages
 	bool		put;
 	bool		large;			/* has files of its own, nothing is held back */
 	CodecBuf	held;
+	CodecBuilder builder;
 	HeldPage   *pages;
 	int			npages;
 	int			pages_cap;
@@ -252,18 +253,18 @@ BuildChain(FlushPages *f, CodecBuilder *b, int slot, const CodecEntry *e, int *r
 static bool
 BuildPage(FlushPages *f, MembufPage *page, int *rows)
 {
-	CodecBuilder b;
+	CodecBuilder *b = &f->builder;
 	const CodecEntry *e;
 	int			slot = 0;
 	bool		ok;
 
 	*rows = 0;
-	CodecBuildBegin(&b, &f->held);
-	ok = CodecBufReserve(&b.body, ORBIT_PAGE_BYTES);	/* rather than growing to it */
+	CodecBuildBegin(b, &f->held);
+	ok = CodecBufReserve(&b->body, ORBIT_PAGE_BYTES);	/* rather than growing to it */
 	while (ok && (slot = MembufPageNextSlot(f->seq, page, slot, &e)) != 0)
-		ok = BuildChain(f, &b, slot, e, rows);
-	ok = ok && CodecBuildFinish(&b);
-	CodecBuildFree(&b);
+		ok = BuildChain(f, b, slot, e, rows);
+	ok = ok && CodecBuildFinish(b);
+	CodecBuildFree(b);
 	return ok || NoMemory(f);
 }
 
@@ -476,7 +477,15 @@ StoreFlushPages(KvDb *db, KvBatch *batch, uint64 seq, const StoreRunning *runnin
 	f.freeze = TransactionIdIsValid(running->horizon) && !LocksBelow(running);
 	f.result = r;
 	f.st = st;
-	WalkPages(&f);
-	CodecBufFree(&f.held);
-	free(f.pages);
+	PG_TRY();
+	{
+		WalkPages(&f);
+	}
+	PG_FINALLY();
+	{
+		CodecBuildFree(&f.builder);
+		CodecBufFree(&f.held);
+		free(f.pages);
+	}
+	PG_END_TRY();
 }

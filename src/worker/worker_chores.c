@@ -72,9 +72,9 @@ UnlinkRetired(TimestampTz now)
 }
 
 /*
- * A compaction that has failed is tried again after a pause that doubles: each try may read and write a
- * gigabyte, on a disk that perhaps is full.  Meanwhile files pile up in level 0, which makes readers slower and
- * the flush wait a little (worker_flush.c), but nothing else.
+ * A compaction that has failed is tried again after a pause that doubles: each try may read and
+ * write a gigabyte, on a disk that perhaps is full.  Meanwhile files pile up in level 0, which
+ * makes readers slower and the flush wait a little (worker_flush.c), but nothing else.
  */
 static void
 NurseCompaction(OrbitFamily family, TimestampTz now)
