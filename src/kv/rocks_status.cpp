@@ -80,6 +80,11 @@ FromStatus(KvStatus *st, const Status &s)
 	}
 
 	std::string text = s.ToString();
+
+	/* an SST file that is missing was looked for under LevelDB's name last */
+	for (size_t at; (at = text.find(".ldb")) != std::string::npos;)
+		text.replace(at, 4, ".sst");
+
 	KvCode		code = StatusCode(s, text);
 
 	if (code == KV_CORRUPTION && merge_failure != nullptr)

@@ -136,9 +136,12 @@ CommonGeneration(KvDb *db)
 	return common;
 }
 
-/* True: the directory is new, nothing but this was ever written. */
+/*
+ * True: the directory is new, nothing but this was ever written.  FORMAT is written last: where it
+ * stands there has been an ingest.
+ */
 static bool
-CheckMetadata(KvDb *db)
+CheckMetadata(KvDb *db, uint64 generation)
 {
 	uint32		format;
 	uint64		system;
@@ -146,7 +149,7 @@ CheckMetadata(KvDb *db)
 
 	if (!ReadMetadata(db, CODEC_META_FORMAT, &format, sizeof(format)))
 	{
-		if (CommonGeneration(db) == 0)
+		if (generation == 0 && !StoreFormatCheck())
 			return true;
 		StoreFillStatus(&st, KV_CORRUPTION, "pg_metadata has no format version");
 		RaiseFatal(db, &st);
@@ -198,6 +201,7 @@ StorePrimaryOpen(void)
 	KvOptions	o;
 	KvStatus	st;
 	KvDb	   *db = NULL;
+	uint64		generation;
 
 	StoreCheckDirectory();
 	MakeDirectory();
@@ -207,14 +211,17 @@ StorePrimaryOpen(void)
 	if (db == NULL)
 		RaiseFatal(NULL, &st);
 
+	generation = CommonGeneration(db);
+	StoreCheckReached(generation);
+
 	/*
 	 * A new directory's generation holds nothing that anybody reads: as long as
 	 * zero is required, backends need not open RocksDB at all.
 	 */
-	if (CheckMetadata(db))
+	if (CheckMetadata(db, generation))
 		InitMetadata(db);
 	else
-		MembufRaiseGeneration(CommonGeneration(db));
+		MembufRaiseGeneration(generation);
 	LoadFlushed(db);
 	if (!StoreFormatCheck())
 		StoreFormatWrite();

@@ -213,6 +213,13 @@ extern XLogRecPtr StoreCoveredRedo(void);
  */
 extern uint64 StoreInstance(void);
 
+/*
+ * Notes durably that RocksDB must not be found below the generation that it stands at now: before a
+ * checkpoint or restartpoint may rely on it.  Worker; in recovery the startup process.  What goes
+ * wrong is logged.
+ */
+extern void StoreNoteReached(void);
+
 /* ---- flush (worker, main thread) --------------------------------------------------------------- */
 
 typedef struct StoreFlushStats

@@ -3,6 +3,7 @@
  *
  * attach.c     shared state, readiness, where the directory is
  * format.c     the FORMAT file
+ * reached.c    the REACHED file
  * storageid.c  storage ids
  * publish.c    items -> arena
  * view.c       the process's RocksDB handle and its read view
@@ -38,6 +39,7 @@ typedef struct StoreShared
 	pg_atomic_uint64 flushed_lsn;	/* F */
 	pg_atomic_uint64 covered_redo;
 	pg_atomic_uint64 instance;
+	pg_atomic_uint64 reached;	/* what REACHED says */
 	pg_atomic_uint64 logged_storage;	/* storage ids below may be in use; raised
 										 * before the WAL record is inserted */
 	pg_atomic_uint64 flushes;
@@ -66,6 +68,11 @@ extern bool StoreFormatCheck(void);
 extern void StoreFormatWrite(void); /* durable; ERROR */
 extern void StoreFormatMismatch(uint32 format) pg_attribute_noreturn();
 extern void StoreSystemMismatch(uint64 system) pg_attribute_noreturn();
+
+/* ---- the REACHED file (reached.c) ----------------------------------------------- */
+
+/* FATAL when RocksDB, which stands at this generation, has once been further. */
+extern void StoreCheckReached(uint64 generation);
 
 /* ---- the view (view.c) --------------------------------------------------------- */
 

@@ -65,11 +65,26 @@ WorkerGateOpen(void)
 	LWLockRelease(ProcArrayLock);
 }
 
+/* Once for each redo pointer, so once a checkpoint. */
+static void
+NoteReached(void)
+{
+	static XLogRecPtr noted = InvalidXLogRecPtr;
+
+	/* in recovery the startup process does it */
+	if (noted == worker.covered || RecoveryInProgress())
+		return;
+	StoreNoteReached();
+	noted = worker.covered;
+}
+
 void
 WorkerGateStep(void)
 {
 	if (GetRedoRecPtr() != worker.covered)
 		return;
+
+	NoteReached();
 
 	OrbitStopPoint("worker-before-bump");
 

@@ -203,5 +203,6 @@ WorkerLeaveIfDone(void)
 		return;
 	if (!WorkerStoreMetadata(true))
 		return;
+	StoreNoteReached();
 	Leave();
 }

@@ -154,6 +154,7 @@ static void
 RedoEnd(void)
 {
 	FlushAndWait();
+	StoreNoteReached();
 }
 
 /*
@@ -165,8 +166,10 @@ static void
 CoverCheckpoint(XLogRecPtr redo)
 {
 	FlushAndWait();
-	if (IsUnderPostmaster)
-		StoreSetCoveredRedo(redo);
+	if (!IsUnderPostmaster)
+		return;
+	StoreNoteReached();
+	StoreSetCoveredRedo(redo);
 }
 
 static void
