@@ -61,3 +61,15 @@ CREATE FUNCTION orbit_column_families(
 RETURNS SETOF record
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED ROWS 4;
 COMMENT ON FUNCTION orbit_column_families() IS 'column families of RocksDB';
+
+CREATE FUNCTION orbit_verify(
+	rel regclass DEFAULT NULL,
+	OUT relation regclass,
+	OUT pages bigint,
+	OUT live_rows bigint,
+	OUT versions bigint,
+	OUT problem text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 10;
+COMMENT ON FUNCTION orbit_verify(regclass) IS 'reads everything that is stored of an orbit table, or of all of this database, and tells what is wrong';
+REVOKE EXECUTE ON FUNCTION orbit_verify(regclass) FROM PUBLIC;
