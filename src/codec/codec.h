@@ -186,10 +186,27 @@ extern void CodecBuildFree(CodecBuilder *b);
  * compared with each other.  Parts may have any alignment, but must not lie in
  * out.  The page is appended at out->len, a multiple of 8.
  * complete: nothing older than the last part exists anywhere.
- * horizon: fates of transactions, for pruning; NULL (so far always) prunes
- * nothing.  False: a part is damaged, or out of memory; *error then says which.
+ * p: fates of transactions, for pruning; NULL prunes nothing.  False: a part is
+ * damaged, or out of memory; *error then says which.
  */
-typedef struct CodecHorizon CodecHorizon;
+#define CODEC_FATES_CHUNK	65536
+
+typedef struct CodecHorizon
+{
+	uint64_t	limit;			/* full xid.  Every transaction before it has ended; what
+								 * committed ones before it did is seen by every snapshot */
+	uint64_t	settled;		/* <= limit.  Moreover no LOCK of a running transaction
+								 * lies below an entry of theirs */
+	uint64_t	base;			/* <= limit.  Fates are known for [base, limit) */
+	const uint8_t *const *fates;	/* chunk i: bits of xids from (base/CHUNK + i) * CHUNK
+									 * on; 1: committed */
+} CodecHorizon;
+
+typedef struct CodecPruning
+{
+	const CodecHorizon *horizon;
+	uint64_t	cleaned;		/* of this storage, full xid; 0: none */
+} CodecPruning;
 
 typedef struct CodecPart
 {
@@ -198,8 +215,23 @@ typedef struct CodecPart
 } CodecPart;
 
 extern bool CodecUnite(const CodecPart *parts, int nparts, bool complete,
-					   const CodecHorizon *horizon, CodecBuf *out,
-					   const char **error);
+					   const CodecPruning *p, CodecBuf *out, const char **error);
+
+/* What a page holds, for file properties.  Nothing is added for a damaged page. */
+typedef struct CodecSummary
+{
+	uint64_t	pages;
+	uint64_t	rows;
+	uint64_t	entries;
+	uint64_t	bytes;
+	uint64_t	doomed;			/* entries that a late enough horizon lets go */
+	uint64_t	doomed_bytes;
+	uint64_t	deletes;
+	uint64_t	deadslots;
+	uint64_t	unfrozen;
+	uint32_t	oldest_unfrozen;	/* by circular order; valid when unfrozen > 0 */
+	uint32_t	newest_unfrozen;
+} CodecSummary;
 
 /* ---- keys ---------------------------------------------------------------------- */
 

@@ -26,6 +26,15 @@ extern PGDLLEXPORT void orbit_worker_main(Datum arg);
  */
 extern void WorkerFlushAll(void);
 
+/*
+ * VACUUM: has the worker rewrite files of the storage until none of them holds an unfrozen xid before
+ * limit (circular order).  False: it cannot now, because a lock or an old transaction is in the way,
+ * or the server is in recovery; the files' summaries then say how far it got.  What lies in write buffers
+ * is not looked at: flush first.  Waits, cancellable; no lock held, no view open.  ERROR
+ * 57P03 when there is no worker.
+ */
+extern bool WorkerFreezeStorage(OrbitStorageId storage, TransactionId limit);
+
 /* ---- what the worker tells about itself ---------------------------------- */
 
 #define WORKER_LEVELS	7		/* RocksDB's default number of levels */
