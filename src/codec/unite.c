@@ -385,10 +385,9 @@ UniteChecked(Union *u, const CodecPart *parts, int nparts,
 	return ok;
 }
 
-/* complete and horizon matter to pruning only; without a horizon nothing is. */
 bool
 CodecUnite(const CodecPart *parts, int nparts, bool complete,
-		   const CodecHorizon *horizon, CodecBuf *out, const char **error)
+		   const CodecPruning *p, CodecBuf *out, const char **error)
 {
 	Union		u;
 	size_t		nchains = 0;
@@ -396,7 +395,7 @@ CodecUnite(const CodecPart *parts, int nparts, bool complete,
 	bool		ok = true;
 
 	(void) complete;
-	(void) horizon;
+	(void) p;
 	CodecAssert(out->len % 8 == 0);
 	u.overlong = false;
 	u.error = NULL;
