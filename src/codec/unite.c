@@ -385,7 +385,6 @@ UniteChecked(Union *u, const CodecPart *parts, int nparts,
 	return ok;
 }
 
-/* complete and horizon matter to pruning only; without a horizon nothing is. */
 bool
 CodecUnite(const CodecPart *parts, int nparts, bool complete,
 		   const CodecPruning *p, CodecBuf *out, const char **error)
