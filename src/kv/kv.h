@@ -176,13 +176,16 @@ typedef struct KvHorizon
 
 extern void KvSetHorizon(KvDb *db, const KvHorizon *h, KvStatus *st);
 
-/* What pruning has done since the primary was opened. */
+/* What compactions of pg_data have done since the primary was opened. */
 typedef struct KvPruned
 {
-	uint64_t	pages;			/* pages made smaller or removed */
-	uint64_t	removed;		/* pages and operands that are gone */
-	uint64_t	bytes;			/* less in pages, uncompressed */
+	uint64_t	pages;			/* changed or removed by the filter; merges are not counted */
+	uint64_t	removed;		/* of these, removed */
+	uint64_t	bytes;			/* less in them, uncompressed */
 	uint64_t	damaged;		/* pages left as they are because they cannot be read */
+	uint64_t	compactions;
+	uint64_t	bytes_read;		/* of files */
+	uint64_t	bytes_written;
 } KvPruned;
 
 extern void KvGetPruned(KvDb *db, KvPruned *p);
@@ -209,10 +212,8 @@ typedef struct KvFile
 	uint64_t	operand_bytes;
 	uint64_t	empty;			/* pages without a row, that the next compaction removes */
 	uint64_t	tombstones;		/* removed pages */
-	uint64_t	oldest_dead;	/* full xids that ended the rows of dead slots; valid when */
-	uint64_t	newest_dead;	/* summary.deadslots > 0 */
 	uint64_t	dropped_bytes;	/* primary: of pages of dead storages (KvHorizon) */
-	uint64_t	cleaned_slots;	/* primary: dead slots that may go (KvHorizon) */
+	uint64_t	cleaned_slots;	/* primary: dead slots that may go (KvHorizon), estimated */
 } KvFile;
 
 #define KV_BOTTOM		6
@@ -225,11 +226,12 @@ extern void KvListFiles(KvDb *db, OrbitStorageId from, OrbitStorageId to,
  * One compaction at a time in a thread of its own: rewrites these files of pg_data, and what overlaps
  * them in the levels between, into `level`.  KV_BOTTOM: everything is united there, so history is
  * complete and nothing is left that the horizon lets go.  False: not started (one is running, or st
- * says why).  KvCompactPoll: true while it runs; then the result, once: KV_AGAIN when another
- * compaction was in the way or a file is gone, try later with a fresh list.  KvClose cancels it.
+ * says why).  KvCompactPoll: true while it runs; then the result, once, with the bytes of files read
+ * and written: KV_AGAIN when another compaction was in the way or a file is gone, try later with a
+ * fresh list.  KvClose cancels it.
  */
 extern bool KvCompactStart(KvDb *db, const uint64_t *numbers, int n, int level, KvStatus *st);
-extern bool KvCompactPoll(KvDb *db, KvStatus *st);
+extern bool KvCompactPoll(KvDb *db, uint64_t *read, uint64_t *written, KvStatus *st);
 
 /*
  * Drops the files that hold nothing but pages of this dead storage; the rest of them goes when

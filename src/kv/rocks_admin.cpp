@@ -25,6 +25,14 @@ ErrorListener::OnBackgroundError(BackgroundErrorReason, Status *error)
 	error_ = *error;
 }
 
+/* Compactions on request do not come by here. */
+void
+ErrorListener::OnCompactionCompleted(rocksdb::DB *, const rocksdb::CompactionJobInfo &info)
+{
+	if (info.status.ok() && info.cf_name == KvFamilyName(ORBIT_PG_DATA))
+		pruner_->CountCompaction(info.stats.total_input_bytes, info.stats.total_output_bytes);
+}
+
 /* The worker resumes when it sees fit; a resume of RocksDB's own would race it. */
 void
 ErrorListener::OnErrorRecoveryBegin(BackgroundErrorReason, Status, bool *auto_recovery)
