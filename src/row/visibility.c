@@ -545,6 +545,20 @@ DescribeVersion(VersionWalk *w, StoreChain *c, const CodecEntry *e, RowFate fate
 	s->status = VersionStatus(w, e, fate, &s->running);
 	s->superseded = w->over != NULL && CodecEntryKind(w->over) == CODEC_UPDATE;
 	s->deleted = w->killed || (w->over != NULL && CodecEntryKind(w->over) == CODEC_DELETE);
+	s->dead_slot = false;
+}
+
+/* What is left of a row that is dead to everyone counts as one dead version. */
+static void
+DescribeDeadSlot(StoreChain *c, const CodecEntry *e, RowVersionStatus *s)
+{
+	Passed		p = {0};
+
+	memset(s, 0, sizeof(*s));
+	Found(c, e, &p, &s->v);
+	s->status = ROW_DEAD;
+	s->deleted = true;
+	s->dead_slot = true;
 }
 
 void
@@ -552,6 +566,7 @@ RowForEachVersion(StoreChain *c, TransactionId oldest_xmin,
 				  RowVersionCallback callback, void *arg)
 {
 	VersionWalk w = {.oldest_xmin = oldest_xmin};
+	bool		any = false;
 	const CodecEntry *e;
 
 	while ((e = StoreChainNext(c)) != NULL)
@@ -564,6 +579,14 @@ RowForEachVersion(StoreChain *c, TransactionId oldest_xmin,
 			continue;
 		if (c->view != NULL && SeenInArena(&w, e, c->seq != 0))
 			continue;
+		if (kind == CODEC_DEADSLOT)
+		{
+			/* with versions above it, which an arena still has, the row has been counted */
+			DescribeDeadSlot(c, e, &s);
+			if (!any)
+				(void) callback(&s, arg);
+			break;
+		}
 		if (EndsRow(e))
 		{
 			w.killed = true;
@@ -572,6 +595,7 @@ RowForEachVersion(StoreChain *c, TransactionId oldest_xmin,
 		fate = RowEntryFate(e);
 		if (IsVersion(e))
 		{
+			any = true;
 			DescribeVersion(&w, c, e, fate, &s);
 			if (!callback(&s, arg) || (e->kind_flags & CODEC_FROZEN))
 				break;
