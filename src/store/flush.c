@@ -65,8 +65,9 @@ FlushWal(XLogRecPtr lsn)
 static void
 FlushWalOfEnds(void)
 {
+	/* the record being replayed may be the one that told of the end */
 	if (GetRecoveryState() == RECOVERY_STATE_ARCHIVE)
-		XLogFlush(GetXLogReplayRecPtr(NULL));
+		XLogFlush(GetCurrentReplayRecPtr(NULL));
 }
 
 static TimeLineID
@@ -302,11 +303,19 @@ Ingest(KvDb *db, uint64 seq, XLogRecPtr flushed_lsn, const StoreRunning *running
 		OrbitStopPoint("flush-after-ingest");
 }
 
+void		(*store_cleaned_hook) (OrbitStorageId storage, uint64 cleaned) = NULL;
+
 static void
 CountersPersisted(const FlushResult *r)
 {
 	for (int i = 0; i < r->nstorages; i++)
-		StoreCountersPersisted(r->storages[i].storage, r->storages[i].counters.next_page);
+	{
+		const FlushStorage *s = &r->storages[i];
+
+		StoreCountersPersisted(s->storage, s->counters.next_page);
+		if (s->counters.cleaned != 0 && store_cleaned_hook != NULL)
+			store_cleaned_hook(s->storage, s->counters.cleaned);
+	}
 }
 
 static void

@@ -249,6 +249,8 @@ extern int	StoreCompareXids(const void *a, const void *b);
  * one that everybody sees; that one is frozen.  Returns a status
  * instead of raising; on failure nothing changed and it may be called again. */
 extern void StoreFlushOldest(KvDb *db, const StoreRunning *running, bool clean_shutdown, KvStatus *st);
+/* Worker: told of each storage whose record, as just ingested, has a cleaned mark.  NULL: nobody is. */
+extern void (*store_cleaned_hook) (OrbitStorageId storage, uint64 cleaned);
 /* An ingest of a generation (and the metadata record) alone. */
 extern void StoreBumpGeneration(KvDb *db, bool clean_shutdown, KvStatus *st);
 /* Everything before this redo pointer is in RocksDB (worker, once proven).  Stored with the next
