@@ -282,6 +282,7 @@ extern bool CodecPageKeyParse(const char *key, size_t len, OrbitStorageId *stora
 #define CODEC_RECORD_REGISTRY	'R' /* CodecRegistry, from a logged kv batch */
 #define CODEC_RECORD_COUNTERS	'C' /* CodecCounters, written by every flush
 									 * that touches the storage */
+#define CODEC_RECORD_VACUUM		'V' /* CodecVacuum, from a logged kv batch */
 extern void CodecStorageKey(char key[CODEC_STORAGE_KEY_SIZE], OrbitStorageId storage, char record);
 extern bool CodecStorageKeyParse(const char *key, size_t len, OrbitStorageId *storage, char *record);
 extern void CodecGenerationKey(char key[CODEC_GENERATION_KEY_SIZE], uint64_t generation);
@@ -315,9 +316,21 @@ typedef struct CodecCounters
 	uint32_t	next_page;		/* insertion goes on at a page >= this one */
 	uint32_t	first_live;		/* reserved: first live page */
 	uint32_t	live_pages;		/* reserved */
-	uint32_t	removed_xid;	/* reserved: newest prune horizon used */
-	uint64_t	cleaned;		/* reserved: as in CodecPruning */
+	uint32_t	zero;
+	uint64_t	zero2;
 } CodecCounters;
+
+/*
+ * What the last VACUUM of the storage achieved.  Rows that were ended (deleted, or their
+ * insertion aborted) by a transaction before `cleaned`, a full transaction id, have no
+ * entry in any index.
+ */
+typedef struct CodecVacuum
+{
+	uint32_t	format;			/* 1 */
+	uint32_t	zero;
+	uint64_t	cleaned;
+} CodecVacuum;
 
 /* Keys of pg_metadata. */
 #define CODEC_META_FORMAT		"format_version"	/* uint32 */

@@ -149,6 +149,15 @@ typedef bool (*RowVersionCallback) (const RowVersionStatus *s, void *arg);
 extern void RowForEachVersion(StoreChain *c, TransactionId oldest_xmin,
 							  RowVersionCallback callback, void *arg);
 
+/*
+ * Is the row of no use to a transaction now or later, and to none that looks back to oldest_xmin?
+ * Needs the whole chain.  *ended: the transaction that ended it (its deleter, or who made it and
+ * aborted), valid unless the chain does not tell.  *removed: that transaction, if it committed:
+ * snapshots that do not see it still need the row; else InvalidTransactionId.
+ */
+extern bool RowIsDead(StoreChain *c, TransactionId oldest_xmin, TransactionId *ended,
+					  TransactionId *removed);
+
 /* ---- fetch (fetch.c) --------------------------------------------------------------- */
 
 /*

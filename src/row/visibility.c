@@ -609,3 +609,49 @@ RowForEachVersion(StoreChain *c, TransactionId oldest_xmin,
 	if (w.seen != NULL)
 		pfree(w.seen);
 }
+
+/* ---- dead rows ------------------------------------------------------------------------- */
+
+bool
+RowIsDead(StoreChain *c, TransactionId oldest_xmin, TransactionId *ended,
+		  TransactionId *removed)
+{
+	const CodecEntry *e;
+
+	*ended = InvalidTransactionId;
+	*removed = InvalidTransactionId;
+	while ((e = StoreChainNext(c)) != NULL)
+	{
+		CodecKind	kind = CodecEntryKind(e);
+
+		if (kind == CODEC_LOCK || kind == CODEC_CONFIRM)
+			continue;
+		if (!TransactionIdIsValid(*ended))
+			*ended = e->xid;
+		if (kind == CODEC_KILL)
+			return true;
+		if (kind == CODEC_DEADSLOT)
+		{
+			/* who ended it may have committed: it no longer says */
+			*ended = *removed = e->xid;
+			return true;
+		}
+		switch (RowEntryFate(e))
+		{
+			case ROW_FATE_ABORTED:
+				continue;
+			case ROW_FATE_COMMITTED:
+				break;
+			case ROW_FATE_OWN:
+			case ROW_FATE_RUNNING:
+				return false;
+		}
+		if (kind != CODEC_DELETE ||
+			!((e->kind_flags & CODEC_FROZEN) || TransactionIdPrecedes(e->xid, oldest_xmin)))
+			return false;
+		*ended = *removed = e->xid;
+		return true;
+	}
+	/* everything aborted; a chain of locks alone would be no row */
+	return TransactionIdIsValid(*ended);
+}
