@@ -157,6 +157,30 @@ extern void StoreRaiseDamagedPage(OrbitStorageId storage, BlockNumber page) pg_a
 /* Drops RocksDB iterators that a scan keeps between calls (end of a statement). */
 extern void StoreReleaseIterators(void);
 
+/* ---- what files tell (files.c) ------------------------------------------------------ */
+
+typedef struct StorePageRange
+{
+	BlockNumber first;
+	BlockNumber last;			/* inclusive */
+} StorePageRange;
+
+/*
+ * Of what RocksDB holds of a storage; write buffers are not looked at.  Opens a view of its own; may
+ * ask the commit log.
+ */
+typedef struct StoreFileFacts
+{
+	bool		known;			/* false: some file does not tell what is unfrozen */
+	uint32		oldest_unfrozen;	/* no entry of a transaction before it is unfrozen;
+									 * InvalidTransactionId: none at all */
+	StorePageRange *ranges;		/* palloc'ed; ascending, disjoint: pages that may hold rows ended
+								 * by transactions from `cleaned` on, or by aborted ones */
+	int			nranges;
+} StoreFileFacts;
+
+extern void StoreGetFileFacts(OrbitStorageId storage, uint64 cleaned, StoreFileFacts *facts);
+
 /* ---- key/value records (pg_tables, pg_metadata) ----------------------------------------- */
 
 extern bool StoreKvGet(OrbitFamily family, const char *key, Size keylen, CodecBuf *out);

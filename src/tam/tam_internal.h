@@ -173,6 +173,7 @@ typedef struct VacuumState
 	TransactionId latest_removed;
 	int			index_scans;
 	int64		removed;
+	int64		pages_read;
 
 	VacuumCounts counts;
 } VacuumState;

@@ -5,7 +5,7 @@
  * statistics system.
  *
  * Rows are counted on a sample of pages when the table is large, on all of them when it is
- * small.  relfrozenxid stays: nothing here freezes.  relminmxid advances, for rows hold no
+ * small.  relfrozenxid advances as far as files prove; relminmxid always, for rows hold no
  * MultiXacts.
  *
  * Dead rows that nobody needs are not reported to the statistics system once their index entries
@@ -28,6 +28,7 @@
 #include "utils/timestamp.h"
 
 #include "tam/tam_internal.h"
+#include "worker/worker.h"
 
 #define VACUUM_SAMPLE_PAGES		8192
 
@@ -118,23 +119,31 @@ UpdateIndexStats(VacuumState *v)
 	}
 }
 
-/* Until VACUUM can freeze, somebody has to be told before the transaction ids run out. */
-static void
-WarnAge(Relation rel)
+/*
+ * The table's new relfrozenxid.  Before it nothing is unfrozen: not in RocksDB's files, as their
+ * summaries prove, and not in write buffers, for what was published before OldestXmin was computed has been
+ * flushed since, and what comes later is of transactions from OldestXmin on.
+ *
+ * A file is rewritten for it only when the table is due (aggressive), and only those that need it.
+ */
+static TransactionId
+Freeze(VacuumState *v, bool aggressive, TransactionId freeze_limit)
 {
-	TransactionId frozen = rel->rd_rel->relfrozenxid;
-	int32		age;
+	StoreFileFacts facts;
 
-	if (!TransactionIdIsNormal(frozen))
-		return;
-	age = (int32) (ReadNextTransactionId() - frozen);
-	if (age < autovacuum_freeze_max_age)
-		return;
-	ereport(WARNING,
-			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("cannot freeze old rows of table \"%s\"", RelationGetRelationName(rel)),
-			 errdetail("Its oldest transaction ID is %d transactions old.", age),
-			 errhint("Run VACUUM FULL or CLUSTER on the table, which freeze its rows.")));
+	StoreGetFileFacts(v->storage, PG_UINT64_MAX, &facts);
+	if (aggressive && facts.known && TransactionIdIsValid(facts.oldest_unfrozen) &&
+		TransactionIdPrecedes(facts.oldest_unfrozen, freeze_limit))
+	{
+		(void) WorkerFreezeStorage(v->storage, freeze_limit);
+		StoreGetFileFacts(v->storage, PG_UINT64_MAX, &facts);
+	}
+	if (!facts.known)
+		return InvalidTransactionId;
+	if (TransactionIdIsValid(facts.oldest_unfrozen) &&
+		TransactionIdPrecedes(facts.oldest_unfrozen, v->oldest_xmin))
+		return facts.oldest_unfrozen;
+	return v->oldest_xmin;
 }
 
 static void
@@ -179,6 +188,8 @@ void
 TamVacuum(Relation rel, struct VacuumParams *params, BufferAccessStrategy bstrategy)
 {
 	TransactionId freeze_limit;
+	TransactionId frozen;
+	bool		aggressive;
 	MultiXactId oldest_multi;
 	MultiXactId multi_cutoff;
 	VacuumState v = {0};
@@ -190,10 +201,13 @@ TamVacuum(Relation rel, struct VacuumParams *params, BufferAccessStrategy bstrat
 	v.bstrategy = bstrategy;
 	v.elevel = (params->options & VACOPT_VERBOSE) ? INFO : DEBUG2;
 	v.storage = RowStorage(rel);
-	(void) vacuum_set_xid_limits(rel, params->freeze_min_age, params->freeze_table_age,
-								 params->multixact_freeze_min_age,
-								 params->multixact_freeze_table_age,
-								 &v.oldest_xmin, &oldest_multi, &freeze_limit, &multi_cutoff);
+	aggressive = vacuum_set_xid_limits(rel, params->freeze_min_age, params->freeze_table_age,
+									   params->multixact_freeze_min_age,
+									   params->multixact_freeze_table_age,
+									   &v.oldest_xmin, &oldest_multi, &freeze_limit,
+									   &multi_cutoff);
+	/* what transactions before OldestXmin wrote is in files then */
+	WorkerFlushAll();
 	vac_open_indexes(rel, RowExclusiveLock, &v.nindexes, &v.indexes);
 	v.index_stats = palloc0(Max(v.nindexes, 1) * sizeof(IndexBulkDeleteResult *));
 
@@ -207,14 +221,15 @@ TamVacuum(Relation rel, struct VacuumParams *params, BufferAccessStrategy bstrat
 	UpdateIndexStats(&v);
 
 	pgstat_progress_update_param(PROGRESS_VACUUM_PHASE, PROGRESS_VACUUM_PHASE_FINAL_CLEANUP);
+	frozen = Freeze(&v, aggressive || (params->options & VACOPT_DISABLE_PAGE_SKIPPING) != 0,
+					freeze_limit);
 	vac_update_relstats(rel, v.counts.pages, v.counts.live, 0, v.nindexes > 0,
-						InvalidTransactionId, oldest_multi, NULL, NULL, false);
+						frozen, oldest_multi, NULL, NULL, false);
 	pgstat_report_vacuum(RelationGetRelid(rel), rel->rd_rel->relisshared,
 						 (PgStat_Counter) v.counts.live,
 						 (PgStat_Counter) v.counts.recently_dead);
 	pgstat_progress_end_command();
 
-	WarnAge(rel);
 	ReportVacuum(&v, start);
 	vac_close_indexes(v.nindexes, v.indexes, NoLock);
 }

@@ -1,7 +1,8 @@
 /*
  * tam_vacuum_dead.c: VACUUM's second half: index entries of rows that are dead.
  *
- * Rows are looked at in page order; TIDs of dead ones are gathered until the memory that
+ * Only pages of files that may hold dead rows are read (store/files.c): a VACUUM costs what
+ * changed, not what exists.  There rows are looked at in page order; TIDs of dead ones are gathered until the memory that
  * maintenance_work_mem allows is full, then every index is cleaned of them, and the walk goes on.
  * Nothing is done to the rows: compaction removes them.  It leaves a dead slot for a row
  * until it knows that no index has an entry of it, and that is what the record written at the
@@ -216,14 +217,12 @@ GatherPage(VacuumState *v, TamScan *s)
 	pgstat_progress_update_param(PROGRESS_VACUUM_NUM_DEAD_TUPLES, v->dead->num_items);
 }
 
-/* True: every dead row of the table was met, and no index has an entry of one any more. */
 static bool
-GatherAll(VacuumState *v)
+GatherRange(VacuumState *v, TamScan *s, const StorePageRange *range)
 {
-	TableScanDesc scan = table_beginscan_analyze(v->rel);
-	TamScan    *s = (TamScan *) scan;
 	bool		on = true;
 
+	TamSetRange(s, range->first, range->last < s->npages ? range->last + 1 : s->npages);
 	while (on && TamNextPage(s, false))
 	{
 		vacuum_delay_point();
@@ -231,9 +230,31 @@ GatherAll(VacuumState *v)
 			on = DeleteIndexEntries(v);
 		if (on)
 			GatherPage(v, s);
+		v->pages_read++;
 		pgstat_progress_update_param(PROGRESS_VACUUM_HEAP_BLKS_SCANNED, s->pageno + 1);
 	}
-	table_endscan(scan);
+	return on;
+}
+
+/*
+ * True: every dead row of the table was met, and no index has an entry of one any more.  Whoever ended
+ * a row by OldestXmin had published that before, so the flush has brought it into a file.
+ */
+static bool
+GatherAll(VacuumState *v)
+{
+	StoreFileFacts facts;
+	bool		on = true;
+
+	StoreGetFileFacts(v->storage, v->cleaned, &facts);
+	for (int i = 0; on && i < facts.nranges; i++)
+	{
+		TableScanDesc scan = table_beginscan_analyze(v->rel);
+
+		on = GatherRange(v, (TamScan *) scan, &facts.ranges[i]);
+		table_endscan(scan);
+	}
+	pfree(facts.ranges);
 	return on && DeleteIndexEntries(v);
 }
 
