@@ -40,22 +40,19 @@ ListFiles(OrbitStorageId storage)
 
 /*
  * Rows that nobody can see any more leave a trace: a delete mark, a dead slot, an entry that is
- * neither frozen nor surely committed.  A file without any is of no interest, nor is one whose dead
- * slots all are of rows that an earlier VACUUM has dealt with.
+ * neither frozen nor surely committed.  A file without any is of no interest.
  */
 static bool
-MayHoldDead(const KvFile *f, uint64 cleaned)
+MayHoldDead(const KvFile *f)
 {
 	const CodecSummary *s = &f->summary;
 
-	if (!f->has_summary || s->deletes > 0)
-		return true;
-	if (s->deadslots > 0 && f->newest_dead >= cleaned)
+	if (!f->has_summary || s->deletes > 0 || s->deadslots > 0)
 		return true;
 	if (s->unfrozen == 0)
 		return false;
 	/* a load by one transaction */
-	return s->oldest_unfrozen != s->newest_unfrozen || s->doomed > s->deadslots ||
+	return s->oldest_unfrozen != s->newest_unfrozen || s->doomed > 0 ||
 		!TransactionIdDidCommit(s->oldest_unfrozen);
 }
 
@@ -98,7 +95,7 @@ NoteUnfrozen(const KvFile *f, StoreFileFacts *facts)
 }
 
 void
-StoreGetFileFacts(OrbitStorageId storage, uint64 cleaned, StoreFileFacts *facts)
+StoreGetFileFacts(OrbitStorageId storage, StoreFileFacts *facts)
 {
 	int			n = ListFiles(storage);
 
@@ -112,7 +109,7 @@ StoreGetFileFacts(OrbitStorageId storage, uint64 cleaned, StoreFileFacts *facts)
 		StorePageRange *r = &facts->ranges[facts->nranges];
 
 		NoteUnfrozen(f, facts);
-		if (!MayHoldDead(f, cleaned))
+		if (!MayHoldDead(f))
 			continue;
 		r->first = f->first_storage == storage ? f->first_page : 0;
 		r->last = f->last_storage == storage ? f->last_page : ORBIT_MAX_PAGE;

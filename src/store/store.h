@@ -174,12 +174,11 @@ typedef struct StoreFileFacts
 	bool		known;			/* false: some file does not tell what is unfrozen */
 	uint32		oldest_unfrozen;	/* no entry of a transaction before it is unfrozen;
 									 * InvalidTransactionId: none at all */
-	StorePageRange *ranges;		/* palloc'ed; ascending, disjoint: pages that may hold rows ended
-								 * by transactions from `cleaned` on, or by aborted ones */
+	StorePageRange *ranges;		/* palloc'ed; ascending, disjoint: pages that may hold dead rows */
 	int			nranges;
 } StoreFileFacts;
 
-extern void StoreGetFileFacts(OrbitStorageId storage, uint64 cleaned, StoreFileFacts *facts);
+extern void StoreGetFileFacts(OrbitStorageId storage, StoreFileFacts *facts);
 
 /* ---- key/value records (pg_tables, pg_metadata) ----------------------------------------- */
 
@@ -273,8 +272,11 @@ extern int	StoreCompareXids(const void *a, const void *b);
  * one that everybody sees; that one is frozen.  Returns a status
  * instead of raising; on failure nothing changed and it may be called again. */
 extern void StoreFlushOldest(KvDb *db, const StoreRunning *running, bool clean_shutdown, KvStatus *st);
-/* Worker: told of each storage whose record, as just ingested, has a cleaned mark.  NULL: nobody is. */
+/* Worker: told of each VACUUM record that has just been ingested.  NULL: nobody is. */
 extern void (*store_cleaned_hook) (OrbitStorageId storage, uint64 cleaned);
+/* Is this key and value of pg_tables a VACUUM record? */
+extern bool StoreVacuumParse(const char *key, Size keylen, const char *value, Size len,
+							 OrbitStorageId *storage, uint64 *cleaned);
 /* An ingest of a generation (and the metadata record) alone. */
 extern void StoreBumpGeneration(KvDb *db, bool clean_shutdown, KvStatus *st);
 /* Everything before this redo pointer is in RocksDB (worker, once proven).  Stored with the next

@@ -131,12 +131,12 @@ Freeze(VacuumState *v, bool aggressive, TransactionId freeze_limit)
 {
 	StoreFileFacts facts;
 
-	StoreGetFileFacts(v->storage, PG_UINT64_MAX, &facts);
+	StoreGetFileFacts(v->storage, &facts);
 	if (aggressive && facts.known && TransactionIdIsValid(facts.oldest_unfrozen) &&
 		TransactionIdPrecedes(facts.oldest_unfrozen, freeze_limit))
 	{
 		(void) WorkerFreezeStorage(v->storage, freeze_limit);
-		StoreGetFileFacts(v->storage, PG_UINT64_MAX, &facts);
+		StoreGetFileFacts(v->storage, &facts);
 	}
 	if (!facts.known)
 		return InvalidTransactionId;

@@ -40,13 +40,13 @@ ReadCleaned(OrbitStorageId storage)
 {
 	static CodecBuf value;		/* static: nothing to free on ERROR */
 	char		key[CODEC_STORAGE_KEY_SIZE];
-	CodecVacuum record;
+	uint64		cleaned;
 
 	VacuumKey(key, storage);
-	if (!StoreKvGet(ORBIT_PG_TABLES, key, sizeof(key), &value) || value.len < sizeof(record))
+	if (!StoreKvGet(ORBIT_PG_TABLES, key, sizeof(key), &value) ||
+		!StoreVacuumParse(key, sizeof(key), value.data, value.len, &storage, &cleaned))
 		return 0;
-	memcpy(&record, value.data, sizeof(record));
-	return record.format == 1 ? record.cleaned : 0;
+	return cleaned;
 }
 
 static void
@@ -246,7 +246,7 @@ GatherAll(VacuumState *v)
 	StoreFileFacts facts;
 	bool		on = true;
 
-	StoreGetFileFacts(v->storage, v->cleaned, &facts);
+	StoreGetFileFacts(v->storage, &facts);
 	for (int i = 0; on && i < facts.nranges; i++)
 	{
 		TableScanDesc scan = table_beginscan_analyze(v->rel);

@@ -528,22 +528,12 @@ LoadRecord(KvIter *it)
 	const char *value;
 	size_t		keylen;
 	size_t		len;
-	OrbitStorageId storage;
-	char		record;
-	CodecCounters c;
+	KvCleaned	c;
 
 	KvIterKey(it, &key, &keylen);
-	if (!CodecStorageKeyParse(key, keylen, &storage, &record) ||
-		record != CODEC_RECORD_COUNTERS)
-		return;
 	KvIterValue(it, &value, &len);
-	if (len < sizeof(c))
-		return;
-	memcpy(&c, value, sizeof(c));
-	if (c.cleaned == 0 || !CleanedReserve())
-		return;
-	horizon.cleaned[horizon.ncleaned].storage = storage;
-	horizon.cleaned[horizon.ncleaned++].cleaned = c.cleaned;
+	if (StoreVacuumParse(key, keylen, value, len, &c.storage, &c.cleaned) && CleanedReserve())
+		horizon.cleaned[horizon.ncleaned++] = c;
 }
 
 /* When the worker starts: the marks that RocksDB has. */
