@@ -221,6 +221,7 @@ TamVacuum(Relation rel, struct VacuumParams *params, BufferAccessStrategy bstrat
 	UpdateIndexStats(&v);
 
 	pgstat_progress_update_param(PROGRESS_VACUUM_PHASE, PROGRESS_VACUUM_PHASE_FINAL_CLEANUP);
+	OrbitStopPoint("vacuum-before-freeze");
 	frozen = Freeze(&v, aggressive || (params->options & VACOPT_DISABLE_PAGE_SKIPPING) != 0,
 					freeze_limit);
 	vac_update_relstats(rel, v.counts.pages, v.counts.live, 0, v.nindexes > 0,

@@ -164,6 +164,7 @@ DeleteIndexEntries(VacuumState *v)
 		return false;
 
 	WalLogCleanup(v->rel, v->storage, v->latest_removed);
+	OrbitStopPoint("vacuum-before-indexes");
 	pgstat_progress_update_param(PROGRESS_VACUUM_PHASE, PROGRESS_VACUUM_PHASE_VACUUM_INDEX);
 	if (v->parallel != NULL)
 		parallel_vacuum_bulkdel_all_indexes(v->parallel, v->rel->rd_rel->reltuples,
@@ -179,6 +180,7 @@ DeleteIndexEntries(VacuumState *v)
 				return false;
 		}
 	}
+	OrbitStopPoint("vacuum-after-indexes");
 	v->index_scans++;
 	v->removed += v->dead->num_items;
 	v->dead->num_items = 0;
