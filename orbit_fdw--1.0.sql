@@ -81,3 +81,15 @@ CREATE FUNCTION orbit_stat_reclaim(
 RETURNS record
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
 COMMENT ON FUNCTION orbit_stat_reclaim() IS 'space reclaimed by compactions, since the storage worker started';
+
+CREATE FUNCTION orbit_verify(
+	rel regclass DEFAULT NULL,
+	OUT relation regclass,
+	OUT pages bigint,
+	OUT live_rows bigint,
+	OUT versions bigint,
+	OUT problem text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 10;
+COMMENT ON FUNCTION orbit_verify(regclass) IS 'reads everything that is stored of an orbit table, or of all of this database, and tells what is wrong';
+REVOKE EXECUTE ON FUNCTION orbit_verify(regclass) FROM PUBLIC;

@@ -23,22 +23,12 @@ CREATE FUNCTION orbit_stop_point_set(name text, action text, skip int) RETURNS v
 CREATE EXTENSION amcheck;
 CREATE TABLE t (id int PRIMARY KEY, v int, pad text) USING orbit;
 CREATE INDEX t_v ON t (v);
-CREATE FUNCTION burn(n int) RETURNS void LANGUAGE plpgsql AS $$
-BEGIN
-	FOR i IN 1..n LOOP
-		BEGIN
-			PERFORM pg_current_xact_id();
-			RAISE EXCEPTION 'x';
-		EXCEPTION WHEN raise_exception THEN NULL;
-		END;
-	END LOOP;
-END $$;
 });
 
 # A subtransaction gets an xid only when it writes: each of these does.
 sql(q{
 CREATE TABLE ash (x int) USING heap;
-CREATE OR REPLACE FUNCTION burn(n int) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION burn(n int) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
 	FOR i IN 1..n LOOP
 		BEGIN

@@ -259,6 +259,7 @@ OpenStorage(Relation rel)
 	cache->node = rel->rd_node;
 	cache->storage = storage;
 	rel->rd_amcache = cache;
+	StoreNameStorage(storage, RelationGetRelationName(rel));
 	return storage;
 }
 

@@ -22,6 +22,7 @@
 #include "codec/codec.h"
 #include "executor/tuptable.h"
 #include "lib/ilist.h"
+#include "lib/stringinfo.h"
 #include "store/store.h"
 #include "utils/rel.h"
 #include "utils/snapshot.h"
@@ -157,6 +158,15 @@ extern void RowForEachVersion(StoreChain *c, TransactionId oldest_xmin,
  */
 extern bool RowIsDead(StoreChain *c, TransactionId oldest_xmin, TransactionId *ended,
 					  TransactionId *removed);
+
+/* ---- verification (check.c) ---------------------------------------------------------- */
+
+/*
+ * Checks a whole chain of the relation, which has npages pages; *versions is added to.  False:
+ * *problem says what is impossible.
+ */
+extern bool RowCheckChain(Relation rel, StoreChain *c, BlockNumber npages, int64 *versions,
+						  StringInfo problem);
 
 /* ---- fetch (fetch.c) --------------------------------------------------------------- */
 

@@ -10,6 +10,7 @@
  * insert.c      new rows
  * modify.c      delete, update
  * lock.c        row locks
+ * check.c       whole chains, for orbit_verify()
  */
 #ifndef ORBIT_ROW_INTERNAL_H
 #define ORBIT_ROW_INTERNAL_H

@@ -203,11 +203,10 @@ void
 StoreRaiseDamagedPage(OrbitStorageId storage, BlockNumber page)
 {
 	KvStatus	st;
-	char		doing[100];
+	char		doing[NAMEDATALEN + 80];
 
 	StoreFillStatus(&st, KV_CORRUPTION, "the page's format is unknown or its bytes are damaged");
-	snprintf(doing, sizeof(doing), "could not read page %u of storage " UINT64_FORMAT,
-			 page, storage);
+	snprintf(doing, sizeof(doing), "could not read page %u of %s", page, StoreDescribe(storage));
 	KvRaise(ERROR, &st, doing);
 	pg_unreachable();
 }

@@ -123,7 +123,7 @@ CreateIterator(StoreScan *s, KvDb *handle)
 	{
 		if (st.code == KV_OK)
 			StoreOutOfMemory();
-		StoreViewFailed(&st, "could not read from RocksDB storage");
+		StoreReadFailed(&st, s->storage);
 	}
 	iterators++;
 }
@@ -145,14 +145,14 @@ NoteRocksPosition(StoreScan *s)
 		if (!CodecPageKeyParse(key, len, &storage, &s->rocks_page) || storage != s->storage)
 		{
 			StoreFillStatus(&st, KV_CORRUPTION, "unexpected key in column family pg_data");
-			StoreViewFailed(&st, "could not read from RocksDB storage");
+			StoreReadFailed(&st, s->storage);
 		}
 		return;
 	}
 	st.code = KV_OK;
 	KvIterStatus(s->iter, &st);
 	if (st.code != KV_OK)
-		StoreViewFailed(&st, "could not read from RocksDB storage");
+		StoreReadFailed(&st, s->storage);
 	s->rocks_ended = true;
 	DropIterator(s);			/* lets go of its files */
 }

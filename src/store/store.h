@@ -37,6 +37,9 @@ extern bool StoreIsReady(void);
  */
 extern void StoreCheckDirectory(void);
 
+/* Error messages about the storage will name this relation (the name is copied). */
+extern void StoreNameStorage(OrbitStorageId storage, const char *name);
+
 /* ---- publishing ------------------------------------------------------------ */
 
 /* One change of one row, as it stands in a WAL record and in an arena. */

@@ -5,6 +5,7 @@
  * format.c     the FORMAT file
  * storageid.c  storage ids
  * publish.c    items -> arena
+ * names.c      names of relations, for messages
  * view.c       the process's RocksDB handle and its read view
  * pagecache.c  pages read lately
  * chain.c      one row
@@ -78,6 +79,10 @@ extern void StoreSystemMismatch(uint64 system) pg_attribute_noreturn();
 extern KvDb *StoreViewProve(StoreView *v, uint64 *generation);
 /* Raises a failed read as ERROR; the handle will be opened afresh. */
 extern void StoreViewFailed(const KvStatus *st, const char *doing) pg_attribute_noreturn();
+/* The same for a read of this storage, which the message names. */
+extern void StoreReadFailed(const KvStatus *st, OrbitStorageId storage) pg_attribute_noreturn();
+/* 'table "name"' or 'storage 42'; static storage. */
+extern const char *StoreDescribe(OrbitStorageId storage);
 /* Takes the published reader generation back if neither view nor iterator needs it. */
 extern void StoreUnpublish(void);
 /* Generation of the handle, 0 when it has none: what cached pages are worth. */

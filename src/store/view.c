@@ -262,6 +262,16 @@ StoreViewFailed(const KvStatus *st, const char *doing)
 	pg_unreachable();
 }
 
+void
+StoreReadFailed(const KvStatus *st, OrbitStorageId storage)
+{
+	char		doing[NAMEDATALEN + 80];
+
+	snprintf(doing, sizeof(doing), "could not read %s from RocksDB storage",
+			 StoreDescribe(storage));
+	StoreViewFailed(st, doing);
+}
+
 uint64
 StoreViewGeneration(void)
 {
@@ -325,7 +335,14 @@ StoreRocksGet(KvDb *handle, OrbitFamily family, const char *key, Size keylen, Co
 	if (st.code == KV_NOT_FOUND)
 		return false;
 	if (st.code != KV_OK)
+	{
+		OrbitStorageId storage;
+		uint32		page;
+
+		if (family == ORBIT_PG_DATA && CodecPageKeyParse(key, keylen, &storage, &page))
+			StoreReadFailed(&st, storage);
 		StoreViewFailed(&st, "could not read from RocksDB storage");
+	}
 	return true;
 }
 
