@@ -26,8 +26,8 @@
 /* ---- backends ------------------------------------------------------------------------ */
 
 /* Takes the slot if it is free. */
-static bool
-TakeSlot(OrbitStorageId storage, TransactionId limit)
+bool
+WorkerFreezeTake(OrbitStorageId storage, TransactionId limit)
 {
 	WorkerFreeze *slot = &worker_shared->freeze;
 	bool		taken = false;
@@ -46,8 +46,8 @@ TakeSlot(OrbitStorageId storage, TransactionId limit)
 	return taken;
 }
 
-static bool
-SlotAnswered(bool *result)
+bool
+WorkerFreezeAnswered(bool *result)
 {
 	WorkerFreeze *slot = &worker_shared->freeze;
 	bool		answered;
@@ -59,14 +59,20 @@ SlotAnswered(bool *result)
 	return answered;
 }
 
-static void
-LeaveSlot(int code, Datum arg)
+void
+WorkerFreezeLeave(void)
 {
 	SpinLockAcquire(&worker_shared->mutex);
 	if (worker_shared->freeze.owner == MyProcPid)
 		worker_shared->freeze.owner = 0;
 	SpinLockRelease(&worker_shared->mutex);
 	ConditionVariableBroadcast(&worker_shared->freeze_cv);
+}
+
+static void
+LeaveSlot(int code, Datum arg)
+{
+	WorkerFreezeLeave();
 }
 
 /* One nap of a waiter. */
@@ -96,17 +102,17 @@ WorkerFreezeStorage(OrbitStorageId storage, TransactionId limit)
 		return false;
 
 	ConditionVariablePrepareToSleep(&worker_shared->freeze_cv);
-	while (!TakeSlot(storage, limit))
+	while (!WorkerFreezeTake(storage, limit))
 		WaitForWorker();
 	PG_ENSURE_ERROR_CLEANUP(LeaveSlot, (Datum) 0);
 	{
 		MembufWakeWorker();
-		while (!SlotAnswered(&result))
+		while (!WorkerFreezeAnswered(&result))
 			WaitForWorker();
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(LeaveSlot, (Datum) 0);
 	ConditionVariableCancelSleep();
-	LeaveSlot(0, (Datum) 0);
+	WorkerFreezeLeave();
 	return result;
 }
 
@@ -178,7 +184,8 @@ WorkerFreezeJobDone(KvCode code)
 static bool
 Offends(const KvFile *f, uint64 limit)
 {
-	if (f->last_storage < request.storage || f->first_storage > request.storage)
+	if (request.storage != ORBIT_INVALID_STORAGE &&
+		(f->last_storage < request.storage || f->first_storage > request.storage))
 		return false;
 	return !f->has_summary ||
 		(f->summary.unfrozen > 0 && WorkerFullXid(f->summary.oldest_unfrozen) < limit);

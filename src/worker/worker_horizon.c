@@ -99,6 +99,13 @@ FullXid(uint64 next, TransactionId xid)
 static void
 FindLimits(TransactionId *oldest, TransactionId *limit)
 {
+	if (RecoveryInProgress() && !HotStandbyActive())
+	{
+		/* those before it have ended, or the primary would not have truncated their fates */
+		*oldest = *limit = pg_atomic_read_u32(&worker_shared->truncation);
+		TransactionXmin = RecentXmin = *oldest;
+		return;
+	}
 	if (RecoveryInProgress())
 	{
 		/* those that run on the primary count */
@@ -151,6 +158,7 @@ Aim(TimestampTz now)
 	HorizonState *h = &horizon;
 	TransactionId oldest;
 	TransactionId limit;
+	TransactionId truncation;
 	uint64		next;
 
 	h->aimed = now;
@@ -160,6 +168,11 @@ Aim(TimestampTz now)
 	h->aim = Max(h->aim, FullXid(next, limit));
 	SettlePairs(FullXid(next, oldest));
 	AddPair(h->aim, next);
+
+	/* the primary has frozen everything before it, and knew of all locks then */
+	truncation = pg_atomic_read_u32(&worker_shared->truncation);
+	if (truncation != 0)
+		h->settled_aim = Max(h->settled_aim, FullXid(next, truncation));
 }
 
 /* ---- fates --------------------------------------------------------------------------- */
@@ -387,8 +400,12 @@ WorkerHorizonStep(TimestampTz now, bool at_once)
 	uint64		base;
 	uint64		settled;
 
-	/* in recovery there is none before a snapshot of the running is known */
-	if (RecoveryInProgress() && !HotStandbyActive())
+	/*
+	 * In recovery there is none before a snapshot of the running is known, but for what the
+	 * primary has given up.
+	 */
+	if (RecoveryInProgress() && !HotStandbyActive() &&
+		pg_atomic_read_u32(&worker_shared->truncation) == 0)
 		return false;
 	if (at_once || TimestampDifferenceExceeds(h->aimed, now, Min(HORIZON_MS, orbit_reclaim_delay)))
 		Aim(now);

@@ -21,12 +21,12 @@
  *		served <= requested
  * Everything published before ticket t was taken is in RocksDB once served >= t.
  */
-/* The request of WorkerFreezeStorage; owner 0: none. */
+/* The request of WorkerFreezeStorage or, in recovery, of the startup process; owner 0: none. */
 typedef struct WorkerFreeze
 {
 	int			owner;			/* pid of who asks */
 	uint64		id;
-	OrbitStorageId storage;
+	OrbitStorageId storage;		/* 0: all */
 	TransactionId limit;
 	bool		answered;
 	bool		result;
@@ -40,6 +40,8 @@ typedef struct WorkerShared
 	pg_atomic_uint32 pid;		/* the worker, from before it opens RocksDB */
 	pg_atomic_uint32 target_shutdown;	/* startup stops the server at the
 										 * recovery target */
+	pg_atomic_uint32 truncation;	/* recovery waits to truncate the commit log below
+									 * this xid; 0: it does not */
 	ConditionVariable served_cv;	/* served was raised */
 	ConditionVariable freeze_cv;	/* freeze was answered, or is free */
 
@@ -182,6 +184,11 @@ extern void WorkerFreezeAnswer(bool done);
 extern void WorkerFreezeJobDone(KvCode code);
 /* True: nothing else is to be compacted now. */
 extern bool WorkerFreezeStep(const WorkerFiles *files, const WorkerHorizon *h, TimestampTz now);
+
+/* The slot of a freeze request, without waiting; for the startup process. */
+extern bool WorkerFreezeTake(OrbitStorageId storage, TransactionId limit);
+extern bool WorkerFreezeAnswered(bool *result);
+extern void WorkerFreezeLeave(void);
 
 /* worker_recovery.c: the startup process's side. */
 extern void WorkerRecoveryInit(void);
