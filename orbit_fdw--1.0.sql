@@ -62,6 +62,26 @@ RETURNS SETOF record
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED ROWS 4;
 COMMENT ON FUNCTION orbit_column_families() IS 'column families of RocksDB';
 
+CREATE FUNCTION orbit_stat_reclaim(
+	OUT horizon xid8,
+	OUT settled xid8,
+	OUT horizon_moved timestamptz,
+	OUT running boolean,
+	OUT jobs bigint,
+	OUT failed_jobs bigint,
+	OUT job_bytes_read bigint,
+	OUT job_bytes_written bigint,
+	OUT compactions bigint,
+	OUT bytes_read bigint,
+	OUT bytes_written bigint,
+	OUT pages_pruned bigint,
+	OUT pages_removed bigint,
+	OUT bytes_pruned bigint,
+	OUT damaged_pages bigint)
+RETURNS record
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION orbit_stat_reclaim() IS 'space reclaimed by compactions, since the storage worker started';
+
 CREATE FUNCTION orbit_verify(
 	rel regclass DEFAULT NULL,
 	OUT relation regclass,

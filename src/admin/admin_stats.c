@@ -6,6 +6,7 @@
  *	orbit_stat_write_buffers()		one row a write buffer that is not yet released
  *	orbit_stat_storage()			one row: positions and counters
  *	orbit_column_families()			one row a column family
+ *	orbit_stat_reclaim()			one row: what compactions may forget, and have done
  *
  * RocksDB's figures come from the storage worker through shared memory; they are a
  * few seconds old at most and fresh after orbit_flush().
@@ -18,6 +19,7 @@
 #include "utils/builtins.h"
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
+#include "utils/xid8.h"
 
 #include "base/base.h"
 #include "kv/kv.h"
@@ -29,6 +31,7 @@ PG_FUNCTION_INFO_V1(orbit_flush);
 PG_FUNCTION_INFO_V1(orbit_stat_write_buffers);
 PG_FUNCTION_INFO_V1(orbit_stat_storage);
 PG_FUNCTION_INFO_V1(orbit_column_families);
+PG_FUNCTION_INFO_V1(orbit_stat_reclaim);
 
 Datum
 orbit_flush(PG_FUNCTION_ARGS)
@@ -159,4 +162,39 @@ orbit_column_families(PG_FUNCTION_ARGS)
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;
+}
+
+Datum
+orbit_stat_reclaim(PG_FUNCTION_ARGS)
+{
+	TupleDesc	desc;
+	WorkerStats stats;
+	const WorkerCompactStats *c = &stats.compact;
+	int			i = 0;
+	Datum		values[15];
+	bool		nulls[15] = {false};
+
+	OrbitRequirePreload();
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE || desc->natts != 15)
+		elog(ERROR, "orbit_stat_reclaim is not declared as the extension declares it");
+	WorkerGetStats(&stats);
+
+	nulls[0] = nulls[1] = nulls[2] = !stats.horizon_known;
+	values[i++] = FullTransactionIdGetDatum(FullTransactionIdFromU64(stats.horizon));
+	values[i++] = FullTransactionIdGetDatum(FullTransactionIdFromU64(stats.settled));
+	values[i++] = TimestampTzGetDatum(stats.horizon_moved);
+	values[i++] = BoolGetDatum(c->running);
+	values[i++] = Int64GetDatum((int64) c->jobs);
+	values[i++] = Int64GetDatum((int64) c->failures);
+	values[i++] = Int64GetDatum((int64) c->read);
+	values[i++] = Int64GetDatum((int64) c->written);
+	values[i++] = Int64GetDatum((int64) c->compactions);
+	values[i++] = Int64GetDatum((int64) c->bytes_read);
+	values[i++] = Int64GetDatum((int64) c->bytes_written);
+	values[i++] = Int64GetDatum((int64) c->pages);
+	values[i++] = Int64GetDatum((int64) c->removed);
+	values[i++] = Int64GetDatum((int64) c->pruned);
+	values[i++] = Int64GetDatum((int64) c->damaged);
+	Assert(i == lengthof(values));
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }

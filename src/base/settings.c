@@ -20,6 +20,8 @@ int			orbit_max_background_jobs = 2;
 int			orbit_compression = ORBIT_COMPRESSION_LZ4;
 int			orbit_bottommost_compression = ORBIT_COMPRESSION_ZSTD;
 int			orbit_flush_interval = 10 * 1000;
+int			orbit_reclaim_delay = 60 * 1000;
+int			orbit_reclaim_threshold = 20;
 
 bool		orbit_preloaded = false;
 
@@ -122,6 +124,15 @@ OrbitDefineSettings(bool preload)
 			  "Age after which rows in a write buffer are flushed to RocksDB.",
 			  NULL, &orbit_flush_interval, 10 * 1000, 10, INT_MAX / 2,
 			  PGC_SIGHUP, GUC_UNIT_MS);
+	DefineInt("orbit.reclaim_delay",
+			  "Time after which the space of rows that nobody needs any more is reclaimed.",
+			  "Files of RocksDB are left alone until they are this old.",
+			  &orbit_reclaim_delay, 60 * 1000, 0, INT_MAX / 2,
+			  PGC_SIGHUP, GUC_UNIT_MS);
+	DefineInt("orbit.reclaim_threshold",
+			  "Share of a compaction's input, in percent, that must be reclaimed by it.",
+			  "Zero compacts files at random all the time, which is for tests.",
+			  &orbit_reclaim_threshold, 20, 0, 100, PGC_SIGHUP, 0);
 	DefineCustomEnumVariable("orbit.compression", "Compression of RocksDB's files.",
 							 NULL, &orbit_compression, ORBIT_COMPRESSION_LZ4,
 							 compression_options, PGC_POSTMASTER, 0, NULL, NULL, NULL);

@@ -26,6 +26,9 @@
  *   DELETE          CodecDelete
  *   LOCK, CONFIRM, KILL, DEADSLOT   nothing
  * CONFIRM and KILL end a speculative insertion of the same xid below them.
+ * DEADSLOT is what pruning leaves of a dead row: nobody sees anything of it any
+ * more, but indexes may still have entries that lead here.  It has the full xid that
+ * ended the row, low half in xid, high half in cid.
  *
  * Identity of an entry (R9): (kind, tag or lock mode, xid, cid); a DELETE's tag
  * is 0.  Of entries of one identity the one in the newest position counts.
@@ -68,7 +71,7 @@ typedef enum CodecKind
 	CODEC_LOCK = 4,
 	CODEC_CONFIRM = 5,
 	CODEC_KILL = 6,
-	CODEC_DEADSLOT = 7			/* reserved for space reclamation */
+	CODEC_DEADSLOT = 7			/* what is left of a dead row */
 } CodecKind;
 
 #define CODEC_KIND_MASK		0x07
@@ -113,6 +116,13 @@ typedef struct CodecDelete
 } __attribute__((packed)) CodecDelete;
 
 extern bool CodecSameIdentity(const CodecEntry *a, const CodecEntry *b);
+
+/* The full xid that ended the row of a DEADSLOT. */
+static inline uint64_t
+CodecDeadSlotXid(const CodecEntry *e)
+{
+	return (uint64_t) e->cid << 32 | e->xid;
+}
 
 /* ---- growing byte buffer -------------------------------------------------- */
 
@@ -176,21 +186,48 @@ extern bool CodecBuildFrozen(CodecBuilder *b, const CodecEntry *e);
 extern bool CodecBuildFinish(CodecBuilder *b);	/* page now at out->data + start */
 extern void CodecBuildFree(CodecBuilder *b);
 
+/* ---- pruning ------------------------------------------------------------------ */
+
+#define CODEC_FATES_CHUNK	65536	/* fates in one chunk, a bit each */
+
+/*
+ * All that a compaction may know of transactions: built by the worker's main thread,
+ * read by RocksDB's threads, immutable while in use.  Full xids throughout.
+ */
+typedef struct CodecHorizon
+{
+	uint64_t	limit;			/* every transaction before it has ended; what committed ones
+								 * before it did is seen by every snapshot, now and later */
+	uint64_t	settled;		/* <= limit.  Moreover no LOCK of a running transaction lies
+								 * below an entry of theirs */
+	uint64_t	base;			/* <= limit.  Fates are known for [base, limit) */
+	const uint8_t *const *fates;	/* chunk i: xids from (base / CODEC_FATES_CHUNK + i) *
+									 * CODEC_FATES_CHUNK on; xid n of a chunk is bit n % 8
+									 * of byte n / 8; 1: committed */
+} CodecHorizon;
+
+typedef struct CodecPruning
+{
+	const CodecHorizon *horizon;
+	uint64_t	cleaned;		/* of this storage: no index has an entry for a row that was
+								 * ended by a full xid before this one; 0: none is known */
+} CodecPruning;
+
 /* ---- the one page routine ---------------------------------------------------- */
 
 /*
  * Unites pages of one key, newest first: entries of newer parts go in front,
  * duplicates (same identity) keep the newest position, a chain ends at its first
- * frozen version (INSERT, UPDATE or DELETE with CODEC_FROZEN).  When that one is
- * a duplicate, its newer twin inherits the flag.  Entries of one part are not
- * compared with each other.  Parts may have any alignment, but must not lie in
+ * frozen version (INSERT, UPDATE or DELETE with CODEC_FROZEN) or dead slot.  When a
+ * frozen version is a duplicate, its newer twin inherits the flag.  Entries of one part
+ * are not compared with each other.  Parts may have any alignment, but must not lie in
  * out.  The page is appended at out->len, a multiple of 8.
- * complete: nothing older than the last part exists anywhere.
- * horizon: fates of transactions, for pruning; NULL (so far always) prunes
- * nothing.  False: a part is damaged, or out of memory; *error then says which.
+ * complete: nothing older than the last part exists anywhere.  Newer entries may exist
+ * in any case.
+ * p: what may be let go besides (prune.c has the rules); NULL: nothing.  With it the
+ * page may be left without a chain.
+ * False: a part is damaged, or out of memory; *error then says which.
  */
-typedef struct CodecHorizon CodecHorizon;
-
 typedef struct CodecPart
 {
 	const void *data;
@@ -198,8 +235,40 @@ typedef struct CodecPart
 } CodecPart;
 
 extern bool CodecUnite(const CodecPart *parts, int nparts, bool complete,
-					   const CodecHorizon *horizon, CodecBuf *out,
-					   const char **error);
+					   const CodecPruning *p, CodecBuf *out, const char **error);
+
+/*
+ * The same for a single page.  Nothing to be done: *changed is false and out is as it
+ * was.  A page may be pruned under an older horizon than before; that does no harm.
+ */
+extern bool CodecPrune(const void *page, size_t len, bool complete, const CodecPruning *p,
+					   CodecBuf *out, bool *changed, const char **error);
+
+/* ---- what a page holds, for file properties ------------------------------------ */
+
+/*
+ * doomed: what a late enough horizon and mark of cleaned indexes let go, if those who
+ * deleted have committed: versions that are not the newest of their chain or lie below a
+ * delete mark, delete marks, locks, confirms, kills, dead slots.
+ * unfrozen: entries that somebody must know the xid of, locks among them; not dead slots.
+ */
+typedef struct CodecSummary
+{
+	uint64_t	pages;
+	uint64_t	rows;			/* chains, dead slots included */
+	uint64_t	entries;
+	uint64_t	bytes;			/* of whole pages */
+	uint64_t	doomed;			/* entries */
+	uint64_t	doomed_bytes;
+	uint64_t	deletes;		/* delete marks */
+	uint64_t	deadslots;
+	uint64_t	unfrozen;		/* entries */
+	uint32_t	oldest_unfrozen;	/* xids, by circular order; */
+	uint32_t	newest_unfrozen;	/* valid when unfrozen > 0 */
+} CodecSummary;
+
+/* Adds the page to *sum; a damaged page adds nothing.  Any alignment. */
+extern void CodecSummarize(const void *page, size_t len, CodecSummary *sum);
 
 /* ---- keys ---------------------------------------------------------------------- */
 
@@ -213,6 +282,7 @@ extern bool CodecPageKeyParse(const char *key, size_t len, OrbitStorageId *stora
 #define CODEC_RECORD_REGISTRY	'R' /* CodecRegistry, from a logged kv batch */
 #define CODEC_RECORD_COUNTERS	'C' /* CodecCounters, written by every flush
 									 * that touches the storage */
+#define CODEC_RECORD_VACUUM		'V' /* CodecVacuum, from a logged kv batch */
 extern void CodecStorageKey(char key[CODEC_STORAGE_KEY_SIZE], OrbitStorageId storage, char record);
 extern bool CodecStorageKeyParse(const char *key, size_t len, OrbitStorageId *storage, char *record);
 extern void CodecGenerationKey(char key[CODEC_GENERATION_KEY_SIZE], uint64_t generation);
@@ -246,9 +316,21 @@ typedef struct CodecCounters
 	uint32_t	next_page;		/* insertion goes on at a page >= this one */
 	uint32_t	first_live;		/* reserved: first live page */
 	uint32_t	live_pages;		/* reserved */
-	uint32_t	removed_xid;	/* reserved: newest prune horizon used */
-	uint64_t	cleaned;		/* reserved: cleaned generation */
+	uint32_t	zero;
+	uint64_t	zero2;
 } CodecCounters;
+
+/*
+ * What the last VACUUM of the storage achieved.  Rows that were ended (deleted, or their
+ * insertion aborted) by a transaction before `cleaned`, a full transaction id, have no
+ * entry in any index.
+ */
+typedef struct CodecVacuum
+{
+	uint32_t	format;			/* 1 */
+	uint32_t	zero;
+	uint64_t	cleaned;
+} CodecVacuum;
 
 /* Keys of pg_metadata. */
 #define CODEC_META_FORMAT		"format_version"	/* uint32 */

@@ -48,8 +48,12 @@ CheckField(CodecCounters, put_mark, 4);
 CheckField(CodecCounters, next_page, 8);
 CheckField(CodecCounters, first_live, 12);
 CheckField(CodecCounters, live_pages, 16);
-CheckField(CodecCounters, removed_xid, 20);
-CheckField(CodecCounters, cleaned, 24);
+CheckField(CodecCounters, zero, 20);
+CheckField(CodecCounters, zero2, 24);
+
+_Static_assert(sizeof(CodecVacuum) == 16, "CodecVacuum");
+CheckField(CodecVacuum, format, 0);
+CheckField(CodecVacuum, cleaned, 8);
 
 _Static_assert(sizeof(CodecFlushed) == 32, "CodecFlushed");
 CheckField(CodecFlushed, flushed_lsn, 0);

@@ -116,12 +116,17 @@ NodeSize(const char *node)
 	return CODEC_NODE_SIZE(Load32(node + NODE_LEN));
 }
 
-/* Does a chain end here?  A frozen lock is no version and ends nothing. */
+/*
+ * Does a chain end here?  With a frozen version or a dead slot; a frozen lock is no
+ * version and ends nothing.
+ */
 static inline bool
 EndsChain(uint8_t kind_flags)
 {
-	return (kind_flags & CODEC_FROZEN) != 0 &&
-		(kind_flags & CODEC_KIND_MASK) <= CODEC_DELETE;
+	uint8_t		kind = kind_flags & CODEC_KIND_MASK;
+
+	return kind == CODEC_DEADSLOT ||
+		((kind_flags & CODEC_FROZEN) != 0 && kind <= CODEC_DELETE);
 }
 
 /*
@@ -154,7 +159,7 @@ typedef struct PageShape
 {
 	uint32_t	size;
 	uint16_t	nchains;
-	bool		overlong;		/* some chain goes on behind a frozen version */
+	bool		overlong;		/* some chain goes on behind its end */
 } PageShape;
 
 /* Any alignment.  Everything CodecPageOpen promises, in one pass over the entries. */

@@ -7,13 +7,15 @@
  *
  *   duplicates   an entry whose identity a newer part has already given is left
  *                out.  Entries of one part are not compared with each other.
- *   frozen end   the chain ends with the first frozen version met.  If that one
- *                is a duplicate, its newer twin inherits the frozen flag and the
- *                chain ends there: everyone sees the row in that state, and were
- *                the flag lost, what an older part holds below would show again.
+ *   frozen end   the chain ends with the first frozen version or dead slot met.
+ *                If a frozen version is a duplicate, its newer twin inherits the
+ *                flag and the chain ends there: everyone sees the row in that
+ *                state, and were the flag lost, what an older part holds below would
+ *                show again.
  *
  * With both, uniting is associative byte by byte, which RocksDB's partial merges
- * need.
+ * need.  With a horizon each chain is then pruned where it lies (prune.c), and the same
+ * holds for what readers see, if no longer for the bytes.
  *
  * Cost: linear in the bytes of the parts.  Chains that only one part has are
  * copied whole.  Identities are looked up in a short array, or in a hash table
@@ -24,6 +26,7 @@
 #include <stdlib.h>
 
 #include "codec/pagebytes.h"
+#include "codec/prune.h"
 
 static const char *const ErrorDamaged = "damaged page";
 static const char *const ErrorMemory = "out of memory";
@@ -196,9 +199,12 @@ typedef struct ChainRef
 
 typedef struct Union
 {
+	const CodecPruning *p;		/* NULL: nothing is pruned */
+	bool		complete;
+	bool		changed;		/* by pruning */
 	char	   *page;			/* being made, room for every part reserved */
 	size_t		used;
-	bool		overlong;		/* some chain goes on behind a frozen version */
+	bool		overlong;		/* some chain goes on behind its end */
 	ChainRef   *refs;
 	int32_t		newest[ORBIT_MAX_SLOT + 1]; /* by slot, -1: none */
 	int			nchains;
@@ -334,23 +340,54 @@ LinkChains(Union *u, const CodecPart *parts, int nparts)
 	}
 }
 
-/* Every slot that occurs keeps at least its newest entry, so nchains is final. */
+static void
+Prune(Union *u, size_t start)
+{
+	if (u->p != NULL)
+		u->used = start + CodecPruneChain(u->p, u->complete, u->page + start,
+										  u->used - start, &u->changed);
+}
+
+/* Some of the chains are gone: the directory shrinks to the first n. */
+static void
+ShrinkDirectory(Union *u, int n)
+{
+	size_t		from = PageBodyStart((size_t) u->nchains);
+	size_t		to = PageBodyStart((size_t) n);
+	char	   *directory = u->page + PAGE_HEADER;
+
+	for (int i = 0; i < n; i++)
+		Store32(directory + i * 4, Load32(directory + i * 4) - (uint32_t) ((from - to) / 8));
+	/* what lies between the last of them and the body is zero */
+	memset(directory + n * 4, 0, to - PAGE_HEADER - (size_t) n * 4);
+	memmove(u->page + to, u->page + from, u->used - from);
+	u->used -= from - to;
+	u->nchains = n;
+}
+
+/* Unless pruned every slot that occurs keeps at least its newest entry. */
 static bool
 WritePage(Union *u)
 {
 	char	   *directory = u->page + PAGE_HEADER;
+	int			n = 0;
 
 	u->used = PageBodyStart((size_t) u->nchains);
 	memset(u->page, 0, u->used);
 	for (int slot = 1; slot <= ORBIT_MAX_SLOT; slot++)
 	{
+		size_t		start = u->used;
+
 		if (u->newest[slot] < 0)
 			continue;
-		Store32(directory, (uint32_t) slot << 24 | (uint32_t) (u->used / 8));
-		directory += 4;
+		Store32(directory + n * 4, (uint32_t) slot << 24 | (uint32_t) (start / 8));
 		if (!AppendChain(u, &u->refs[u->newest[slot]]))
 			return false;
+		Prune(u, start);
+		n += u->used > start;
 	}
+	if (n < u->nchains)
+		ShrinkDirectory(u, n);
 	u->page[0] = CODEC_PAGE_FORMAT;
 	Store16(u->page + 2, (uint16_t) u->nchains);
 	Store32(u->page + 4, (uint32_t) u->used);
@@ -385,23 +422,28 @@ UniteChecked(Union *u, const CodecPart *parts, int nparts,
 	return ok;
 }
 
-/* complete and horizon matter to pruning only; without a horizon nothing is. */
+static void
+UnionInit(Union *u, bool complete, const CodecPruning *p)
+{
+	u->p = p != NULL && p->horizon != NULL ? p : NULL;
+	u->complete = complete;
+	u->changed = false;
+	u->overlong = false;
+	u->error = NULL;
+	memset(&u->seen, 0, sizeof(u->seen));
+}
+
 bool
 CodecUnite(const CodecPart *parts, int nparts, bool complete,
-		   const CodecHorizon *horizon, CodecBuf *out, const char **error)
+		   const CodecPruning *p, CodecBuf *out, const char **error)
 {
 	Union		u;
 	size_t		nchains = 0;
 	size_t		bytes = 0;
 	bool		ok = true;
 
-	(void) complete;
-	(void) horizon;
 	CodecAssert(out->len % 8 == 0);
-	u.overlong = false;
-	u.error = NULL;
-	memset(&u.seen, 0, sizeof(u.seen));
-
+	UnionInit(&u, complete, p);
 	for (int i = 0; i < nparts && ok; i++)
 	{
 		PageShape	shape;
@@ -418,7 +460,7 @@ CodecUnite(const CodecPart *parts, int nparts, bool complete,
 		u.overlong = u.overlong || shape.overlong;
 	}
 
-	if (ok && nparts == 1 && !u.overlong)
+	if (ok && nparts == 1 && !u.overlong && u.p == NULL)
 	{
 		ok = CodecBufAppend(out, parts[0].data, parts[0].len);
 		if (!ok)
@@ -426,6 +468,33 @@ CodecUnite(const CodecPart *parts, int nparts, bool complete,
 	}
 	else if (ok)
 		ok = UniteChecked(&u, parts, nparts, nchains, bytes, out);
+	if (!ok && error != NULL)
+		*error = u.error;
+	return ok;
+}
+
+bool
+CodecPrune(const void *page, size_t len, bool complete, const CodecPruning *p,
+		   CodecBuf *out, bool *changed, const char **error)
+{
+	Union		u;
+	PageShape	shape;
+	CodecPart	part = {page, len};
+	size_t		start = out->len;
+	bool		ok = page != NULL && CodecCheckPage(page, len, &shape);
+
+	CodecAssert(out->len % 8 == 0);
+	UnionInit(&u, complete, p);
+	u.error = ErrorDamaged;
+	*changed = false;
+	if (ok && u.p != NULL && (shape.overlong || !CodecIsPruned(page, len)))
+	{
+		u.overlong = shape.overlong;
+		ok = UniteChecked(&u, &part, 1, shape.nchains, shape.size, out);
+		*changed = ok && (u.changed || u.overlong);
+		if (!*changed)
+			out->len = start;
+	}
 	if (!ok && error != NULL)
 		*error = u.error;
 	return ok;

@@ -35,6 +35,7 @@ typedef enum KvCode
 	KV_BUSY,					/* lock file held by another process */
 	KV_STALE,					/* a secondary could not be brought up to date */
 	KV_INVALID,					/* bad argument, unknown option, missing database */
+	KV_AGAIN,					/* something was in the way; nothing has changed */
 	KV_NO_MEMORY,
 	KV_OTHER
 } KvCode;
@@ -146,6 +147,97 @@ extern void KvBatchAbort(KvBatch *b);
  * empty batch gives one); *waiting: all that still wait.
  */
 extern void KvUnlinkRetired(KvDb *db, uint64_t min_generation, int *untagged, int *waiting);
+
+/*
+ * What compactions may forget (codec.h says what a horizon is).  Compactions that begin, and merges
+ * that run, later use it; what it points to is copied.  Until the first call nothing is pruned, in a
+ * secondary never.  A horizon must not fall behind the one before it (limit, settled, cleaned), and
+ * the fate of a transaction must not change; what it relies on is on disk before the call (R19).
+ *
+ * fates: one pointer for each chunk that [base, limit) touches.  NULL: the chunk as in the last
+ * successful call, allowed if all of it lay within that call's [base, limit).
+ */
+#define KV_UNCHANGED	(-1)	/* number of elements: the list of the last call */
+
+typedef struct KvCleaned
+{
+	OrbitStorageId storage;
+	uint64_t	cleaned;		/* as in CodecPruning */
+} KvCleaned;
+
+typedef struct KvHorizon
+{
+	CodecHorizon h;
+	const OrbitStorageId *dead; /* ascending: nobody needs anything of these storages */
+	int			ndead;
+	const KvCleaned *cleaned;	/* ascending */
+	int			ncleaned;
+} KvHorizon;
+
+extern void KvSetHorizon(KvDb *db, const KvHorizon *h, KvStatus *st);
+
+/* What compactions of pg_data have done since the primary was opened. */
+typedef struct KvPruned
+{
+	uint64_t	pages;			/* changed or removed by the filter; merges are not counted */
+	uint64_t	removed;		/* of these, removed */
+	uint64_t	bytes;			/* less in them, uncompressed */
+	uint64_t	damaged;		/* pages left as they are because they cannot be read */
+	uint64_t	compactions;
+	uint64_t	bytes_read;		/* of files */
+	uint64_t	bytes_written;
+} KvPruned;
+
+extern void KvGetPruned(KvDb *db, KvPruned *p);
+
+/*
+ * The SST files of pg_data that may hold pages of storages from..to (inclusive), by level, in each
+ * by key (level 0: newest first).  Primary and secondary, main thread; in a secondary like any read
+ * only while a view is open, for it may have to open files.  What was read of a file is kept.
+ * The summary is of the whole file, also where it holds other storages too.
+ */
+typedef struct KvFile
+{
+	uint64_t	number;			/* never used twice */
+	int			level;			/* 0: files may overlap.  KV_BOTTOM: nothing is below */
+	uint64_t	bytes;			/* of the file */
+	OrbitStorageId first_storage;
+	OrbitStorageId last_storage;
+	uint32_t	first_page;		/* of first_storage */
+	uint32_t	last_page;		/* of last_storage */
+	bool		compacting;		/* primary: being compacted at this moment */
+	bool		has_summary;	/* false: all that follows is unknown, and zero */
+	CodecSummary summary;
+	uint64_t	operands;		/* of the pages: deltas, whose history may be in lower levels */
+	uint64_t	operand_bytes;
+	uint64_t	empty;			/* pages without a row, that the next compaction removes */
+	uint64_t	tombstones;		/* removed pages */
+	uint64_t	dropped_bytes;	/* primary: of pages of dead storages (KvHorizon) */
+	uint64_t	cleaned_slots;	/* primary: dead slots that may go (KvHorizon), estimated */
+} KvFile;
+
+#define KV_BOTTOM		6
+
+/* *files: malloc'ed, the caller frees it; NULL unless KV_OK and *n > 0. */
+extern void KvListFiles(KvDb *db, OrbitStorageId from, OrbitStorageId to,
+						KvFile **files, int *n, KvStatus *st);
+
+/*
+ * One compaction at a time in a thread of its own: rewrites these files of pg_data, and what overlaps
+ * them in the levels between, into `level`.  KV_BOTTOM: everything is united there, so history is
+ * complete and nothing is left that the horizon lets go.  False: not started (one is running, or st
+ * says why).  KvCompactPoll: true while it runs; then the result, once, with the bytes of files read
+ * and written: KV_AGAIN when another compaction was in the way or a file is gone, try later with a
+ * fresh list.  KvClose cancels it.
+ */
+extern bool KvCompactStart(KvDb *db, const uint64_t *numbers, int n, int level, KvStatus *st);
+extern bool KvCompactPoll(KvDb *db, uint64_t *read, uint64_t *written, KvStatus *st);
+
+/*
+ * Drops the files that hold nothing but pages of this dead storage; the rest of them goes when
+ * compactions meet it.  Level 0 is left alone.
+ */
+extern void KvDropStorage(KvDb *db, OrbitStorageId storage, KvStatus *st);
 
 /* Rewrites the range down to the lowest level; returns when done. */
 extern void KvCompactRange(KvDb *db, OrbitFamily f, const char *begin, size_t beginlen,

@@ -24,6 +24,8 @@ SqlState(KvCode code)
 			return ERRCODE_INVALID_PARAMETER_VALUE;
 		case KV_NO_MEMORY:
 			return ERRCODE_OUT_OF_MEMORY;
+		case KV_AGAIN:
+			return ERRCODE_OBJECT_IN_USE;
 		case KV_OK:
 		case KV_NOT_FOUND:
 		case KV_OTHER:

@@ -3,6 +3,9 @@
  *
  * rocks_status.cpp  Status -> KvStatus, exceptions, signals
  * rocks_merge.cpp   merge operator and prefix extractor: called in RocksDB's threads
+ * rocks_filter.cpp  horizons, the compaction filter, where files are cut: the same
+ * rocks_files.cpp   summaries of files, the list of files
+ * rocks_compact.cpp compactions on request
  * rocks_fs.cpp      file system that defers deletions, environment without threads
  * rocks_log.cpp     RocksDB's LOG
  * rocks_open.cpp    options, opening, catching up
@@ -16,12 +19,15 @@
 #include <signal.h>
 
 #include <array>
+#include <atomic>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include <rocksdb/compaction_filter.h>
 #include <rocksdb/db.h>
 #include <rocksdb/env.h>
 #include <rocksdb/file_system.h>
@@ -29,6 +35,8 @@
 #include <rocksdb/merge_operator.h>
 #include <rocksdb/options.h>
 #include <rocksdb/slice_transform.h>
+#include <rocksdb/sst_partitioner.h>
+#include <rocksdb/table_properties.h>
 
 #include "kv/kv.h"
 
@@ -74,8 +82,95 @@ class SignalGuard
 
 /* ---- rocks_merge.cpp -------------------------------------------------------- */
 
-std::shared_ptr<rocksdb::MergeOperator> NewPageMerge();
+class Pruner;
+
+/* pruner: NULL in a secondary, where nothing is pruned. */
+std::shared_ptr<rocksdb::MergeOperator> NewPageMerge(std::shared_ptr<Pruner> pruner);
 std::shared_ptr<const rocksdb::SliceTransform> NewIndexPrefix();
+
+/* ---- rocks_filter.cpp -------------------------------------------------------- */
+
+using FateChunk = std::array<uint8_t, CODEC_FATES_CHUNK / 8>;
+
+/* Immutable once published. */
+struct Horizon
+{
+	CodecHorizon h;				/* h.fates is fates */
+	std::vector<std::shared_ptr<const FateChunk>> chunks;
+	std::vector<const uint8_t *> fates;
+	std::shared_ptr<const std::vector<OrbitStorageId>> dead;
+	std::shared_ptr<const std::vector<KvCleaned>> cleaned;
+
+	bool		IsDead(OrbitStorageId storage) const;
+	uint64_t	CleanedOf(OrbitStorageId storage) const;	/* 0: never */
+};
+
+/* The newest horizon, and what has been done with it.  All but Set by any thread. */
+class Pruner
+{
+  public:
+	rocksdb::Status Set(const KvHorizon &k);
+	std::shared_ptr<const Horizon> Current() const; /* NULL: nothing is pruned */
+
+	void		Count(size_t before, size_t after, bool removed);
+	void		CountDamaged() { damaged_++; }
+	void		CountCompaction(uint64_t read, uint64_t written);
+	void		Get(KvPruned *p) const;
+
+  private:
+	std::shared_ptr<const Horizon> horizon_;	/* by std::atomic_load and _store only */
+	std::atomic<uint64_t> pages_{0};
+	std::atomic<uint64_t> removed_{0};
+	std::atomic<uint64_t> bytes_{0};
+	std::atomic<uint64_t> damaged_{0};
+	std::atomic<uint64_t> compactions_{0};
+	std::atomic<uint64_t> read_{0};
+	std::atomic<uint64_t> written_{0};
+};
+
+std::shared_ptr<rocksdb::CompactionFilterFactory> NewPageFilter(std::shared_ptr<Pruner> pruner);
+std::shared_ptr<rocksdb::SstPartitionerFactory> NewStoragePartitioner(uint64_t file_bytes);
+
+/* ---- rocks_files.cpp ------------------------------------------------------------ */
+
+/* What one file says of a storage, or of several with ids first..last. */
+struct FileStorage
+{
+	OrbitStorageId first;
+	OrbitStorageId last;
+	uint64_t	count;			/* how many there are */
+	uint64_t	bytes;
+	uint64_t	deadslots;
+	uint64_t	oldest_dead;
+	uint64_t	newest_dead;
+};
+
+struct FileInfo
+{
+	KvFile		file;			/* what does not change while the file exists */
+	std::vector<FileStorage> storages;	/* ascending, ranges do not overlap */
+};
+
+std::shared_ptr<rocksdb::TablePropertiesCollectorFactory> NewSummaryCollector();
+
+/* ---- rocks_compact.cpp ------------------------------------------------------------ */
+
+/* The compaction that KvCompactStart began; its thread writes nothing of KvDb but this. */
+struct Job
+{
+	std::vector<std::string> names;
+	int			level;
+	uint64_t	file_bytes;
+	std::thread thread;
+	std::atomic<bool> done{false};
+
+	/* valid once done */
+	KvStatus	result;
+	uint64_t	read = 0;
+	uint64_t	written = 0;
+};
+
+void		StopJob(KvDb *db) noexcept;
 
 /* ---- rocks_fs.cpp --------------------------------------------------------------- */
 
@@ -133,12 +228,13 @@ std::shared_ptr<rocksdb::Logger> NewNullLogger();
 /* ---- rocks_admin.cpp -------------------------------------------------------------- */
 
 /*
- * Remembers RocksDB's background error and keeps it from resuming by itself.  None is left that only a
- * new open would end, and a failed compaction is none at all: see README.md.
+ * Remembers RocksDB's background error and keeps it from resuming by itself; counts compactions.  No
+ * error is left that only a new open would end, and a failed compaction is none at all: see README.md.
  */
 class ErrorListener : public rocksdb::EventListener
 {
   public:
+	explicit ErrorListener(std::shared_ptr<Pruner> pruner) : pruner_(std::move(pruner)) {}
 	void		OnBackgroundError(rocksdb::BackgroundErrorReason reason,
 								  rocksdb::Status *error) override;
 	void		OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason reason,
@@ -151,6 +247,7 @@ class ErrorListener : public rocksdb::EventListener
 	rocksdb::Status TakeCompaction(const char *family);
 
   private:
+	const std::shared_ptr<Pruner> pruner_;
 	std::mutex	mutex_;
 	rocksdb::Status error_;
 	std::map<std::string, rocksdb::Status> compactions_;	/* failed ones, by family */
@@ -210,12 +307,15 @@ struct KvDb
 	std::string live;
 	KvOptions	options;
 	std::shared_ptr<rocksdb::Cache> cache;	/* kept over a reopen */
+	std::shared_ptr<kv::Pruner> pruner; /* primary only */
 	std::shared_ptr<kv::ErrorListener> listener;	/* primary only */
 	std::shared_ptr<kv::Instance> inst;
 	uint64_t	proven[ORBIT_NFAMILIES];	/* generations; only grow while inst stays */
 	uint64_t	next_generation;	/* primary; never used twice, failed or not */
 	uint64_t	trimmed;		/* generation keys up to here have been trimmed */
 	uint64_t	stage_serial;	/* names files in stage/ */
+	std::map<uint64_t, std::shared_ptr<const kv::FileInfo>> files;	/* by number */
+	std::unique_ptr<kv::Job> job;	/* primary; NULL: none */
 
 	std::string Stage() const { return dir + "/" + kv::StageName; }
 	uint64_t	FileBytes() const

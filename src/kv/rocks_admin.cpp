@@ -39,9 +39,12 @@ ErrorListener::OnBackgroundError(BackgroundErrorReason reason, Status *error)
 	error_ = *error;
 }
 
+/* Compactions on request do not come by here. */
 void
 ErrorListener::OnCompactionCompleted(rocksdb::DB *, const rocksdb::CompactionJobInfo &info)
 {
+	if (info.status.ok() && info.cf_name == KvFamilyName(ORBIT_PG_DATA))
+		pruner_->CountCompaction(info.stats.total_input_bytes, info.stats.total_output_bytes);
 	if (info.status.ok() || info.status.IsManualCompactionPaused() ||
 		info.status.IsShutdownInProgress() || info.status.IsColumnFamilyDropped())
 		return;

@@ -192,6 +192,23 @@ DeferFs::Tag(const std::vector<std::string> &names, uint64_t generation) noexcep
 }
 
 /*
+ * Unlinks a file that no reader needs any more.  Its space is to be free now, but an idle process
+ * may have it open in its table cache, for hours: so it is emptied first, unless it has
+ * another name, in a snapshot.  No process reads what it has open there: before it reads
+ * anything it proves a version in which the file does not occur.  False: not done.
+ */
+static bool
+GiveBack(const std::string &path)
+{
+	struct stat s;
+	bool		alone = stat(path.c_str(), &s) == 0 && s.st_nlink == 1;
+
+	if (alone && truncate(path.c_str(), 0) != 0)
+		errno = 0;				/* then the space comes later */
+	return unlink(path.c_str()) == 0 || errno == ENOENT;
+}
+
+/*
  * The files go without the lock, which RocksDB's threads take.  Until then they
  * stay listed, so a scan of RocksDB that still sees one does not list it anew.
  */
@@ -209,7 +226,7 @@ DeferFs::Unlink(uint64_t min_generation, int *untagged, int *waiting)
 	}
 
 	for (auto &name : gone)
-		if (unlink((live_ + "/" + name).c_str()) != 0 && errno != ENOENT)
+		if (!GiveBack(live_ + "/" + name))
 			name.clear();		/* try again at the next call */
 
 	std::lock_guard<std::mutex> lock(mutex_);

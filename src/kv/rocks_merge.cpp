@@ -2,9 +2,9 @@
  * rocks_merge.cpp: what RocksDB calls back in its own threads: the merge operator
  * of pg_data and the prefix extractor of pg_indexes.
  *
- * Nothing here calls PostgreSQL, throws, or keeps state.  The operator never
- * prunes (no horizon is known), so a reader and a compaction get the same page.
- * Generation keys are puts and never get here.
+ * Nothing here calls PostgreSQL or throws.  In the primary the operator prunes by
+ * the newest horizon: what it leaves out no reader would look at, so it does not
+ * matter that a secondary's does not.  Generation keys are puts and never get here.
  */
 #include <string.h>
 
@@ -22,34 +22,51 @@ namespace
 class PageMerge : public rocksdb::MergeOperator
 {
   public:
+	explicit PageMerge(std::shared_ptr<Pruner> pruner) : pruner_(std::move(pruner)) {}
 	const char *Name() const override { return "OrbitPageMerge"; }
 
 	bool		FullMergeV2(const MergeOperationInput &in,
 							MergeOperationOutput *out) const override
 	{
-		return Unite(in.operand_list, in.existing_value, true, &out->new_value, in.logger);
+		return Unite(in.key, in.operand_list, in.existing_value, true, &out->new_value,
+					 in.logger);
 	}
 
 	/* Some operands only: what they do not show may exist, hence not complete (R3). */
-	bool		PartialMergeMulti(const Slice &, const std::deque<Slice> &operands,
+	bool		PartialMergeMulti(const Slice &key, const std::deque<Slice> &operands,
 								  std::string *out, Logger *logger) const override
 	{
-		return Unite(operands, nullptr, false, out, logger);
+		return Unite(key, operands, nullptr, false, out, logger);
 	}
 
   private:
 	template<typename Operands>
-	static bool Unite(const Operands &oldest_first, const Slice *base, bool complete,
-					  std::string *out, Logger *logger) noexcept;
+	bool		Unite(const Slice &key, const Operands &oldest_first, const Slice *base,
+					  bool complete, std::string *out, Logger *logger) const noexcept;
+
+	const std::shared_ptr<Pruner> pruner_;
 };
+
+/* What may be left out of this page; the horizon is kept alive by the caller. */
+static CodecPruning
+PruningOf(const Horizon &horizon, const Slice &key)
+{
+	OrbitStorageId storage;
+	uint32_t	page;
+	CodecPruning p = {&horizon.h, 0};
+
+	if (CodecPageKeyParse(key.data(), key.size(), &storage, &page))
+		p.cleaned = horizon.CleanedOf(storage);
+	return p;
+}
 
 /*
  * False makes RocksDB report Corruption to a reader and stop a compaction; a page
  * is never made up from what could be read.
  */
 template<typename Operands> bool
-PageMerge::Unite(const Operands &oldest_first, const Slice *base, bool complete,
-				 std::string *out, Logger *logger) noexcept
+PageMerge::Unite(const Slice &key, const Operands &oldest_first, const Slice *base,
+				 bool complete, std::string *out, Logger *logger) const noexcept
 {
 	CodecBuf	page = {};
 	const char *error = nullptr;
@@ -57,15 +74,19 @@ PageMerge::Unite(const Operands &oldest_first, const Slice *base, bool complete,
 
 	try
 	{
+		auto		horizon = pruner_ ? pruner_->Current() : nullptr;
+		CodecPruning pruning = {};
 		std::vector<CodecPart> parts;
 
+		if (horizon)
+			pruning = PruningOf(*horizon, key);
 		parts.reserve(oldest_first.size() + 1);
 		for (auto it = oldest_first.rbegin(); it != oldest_first.rend(); ++it)
 			parts.push_back({it->data(), it->size()});
 		if (base != nullptr)
 			parts.push_back({base->data(), base->size()});
 		ok = CodecUnite(parts.data(), static_cast<int>(parts.size()), complete,
-						nullptr, &page, &error);
+						horizon ? &pruning : nullptr, &page, &error);
 		if (ok)
 			out->assign(page.data, page.len);
 	}
@@ -108,9 +129,9 @@ class IndexPrefix : public rocksdb::SliceTransform
 }								/* namespace */
 
 std::shared_ptr<rocksdb::MergeOperator>
-NewPageMerge()
+NewPageMerge(std::shared_ptr<Pruner> pruner)
 {
-	return std::make_shared<PageMerge>();
+	return std::make_shared<PageMerge>(std::move(pruner));
 }
 
 std::shared_ptr<const rocksdb::SliceTransform>

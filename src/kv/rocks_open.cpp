@@ -119,8 +119,18 @@ FamilyOptions(const KvDb &db, int family, ColumnFamilyOptions *out)
 	c.target_file_size_base = db.FileBytes();
 	c.max_bytes_for_level_base = 4 * db.FileBytes();
 	c.level0_file_num_compaction_trigger = 4;
+	c.ttl = 0;
+	c.periodic_compaction_seconds = 0;	/* the worker says when (a filter turns it on) */
 	if (family == ORBIT_PG_DATA)
-		c.merge_operator = NewPageMerge();
+	{
+		c.merge_operator = NewPageMerge(db.pruner);
+		if (db.primary)
+		{
+			c.compaction_filter_factory = NewPageFilter(db.pruner);
+			c.sst_partitioner_factory = NewStoragePartitioner(db.FileBytes());
+			c.table_properties_collector_factories.push_back(NewSummaryCollector());
+		}
+	}
 	else if (family == ORBIT_PG_INDEXES)
 		c.prefix_extractor = NewIndexPrefix();
 	else
@@ -322,7 +332,10 @@ NewDb(const char *dir, const KvOptions *o, bool primary)
 	/* A backend reads with one thread: shards would only split a small cache. */
 	db->cache = rocksdb::NewLRUCache(cache, primary ? -1 : 0, false, 0.5);
 	if (primary)
-		db->listener = std::make_shared<ErrorListener>();
+	{
+		db->pruner = std::make_shared<Pruner>();
+		db->listener = std::make_shared<ErrorListener>(db->pruner);
+	}
 	return db;
 }
 
@@ -497,6 +510,8 @@ KvClose(KvDb *db)
 {
 	try
 	{
+		if (db != nullptr)
+			StopJob(db);
 		delete db;
 	}
 	catch (...)

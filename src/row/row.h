@@ -135,6 +135,7 @@ typedef enum RowStatus			/* as HTSV_Result, of one version */
  * Calls back for every version of the chain, newest first, with its status against oldest_xmin
  * (as HeapTupleSatisfiesVacuum) and the transaction in progress, if any.  Stops when the callback
  * returns false.  superseded: an in-place update of a transaction that has not aborted is above it.
+ * A dead slot, with no version above it, is one dead version; v then has no image.
  */
 typedef struct RowVersionStatus
 {
@@ -143,10 +144,20 @@ typedef struct RowVersionStatus
 	TransactionId running;		/* xid of INSERT/DELETE_IN_PROGRESS */
 	bool		superseded;
 	bool		deleted;		/* a DELETE mark (not an in-place update) ended it */
+	bool		dead_slot;		/* v.entry is what is left of a dead row */
 } RowVersionStatus;
 typedef bool (*RowVersionCallback) (const RowVersionStatus *s, void *arg);
 extern void RowForEachVersion(StoreChain *c, TransactionId oldest_xmin,
 							  RowVersionCallback callback, void *arg);
+
+/*
+ * Is the row of no use to a transaction now or later, and to none that looks back to oldest_xmin?
+ * Needs the whole chain.  *ended: the transaction that ended it (its deleter, or who made it and
+ * aborted), valid unless the chain does not tell.  *removed: that transaction, if it committed:
+ * snapshots that do not see it still need the row; else InvalidTransactionId.
+ */
+extern bool RowIsDead(StoreChain *c, TransactionId oldest_xmin, TransactionId *ended,
+					  TransactionId *removed);
 
 /* ---- verification (check.c) ---------------------------------------------------------- */
 

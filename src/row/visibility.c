@@ -545,6 +545,20 @@ DescribeVersion(VersionWalk *w, StoreChain *c, const CodecEntry *e, RowFate fate
 	s->status = VersionStatus(w, e, fate, &s->running);
 	s->superseded = w->over != NULL && CodecEntryKind(w->over) == CODEC_UPDATE;
 	s->deleted = w->killed || (w->over != NULL && CodecEntryKind(w->over) == CODEC_DELETE);
+	s->dead_slot = false;
+}
+
+/* What is left of a row that is dead to everyone counts as one dead version. */
+static void
+DescribeDeadSlot(StoreChain *c, const CodecEntry *e, RowVersionStatus *s)
+{
+	Passed		p = {0};
+
+	memset(s, 0, sizeof(*s));
+	Found(c, e, &p, &s->v);
+	s->status = ROW_DEAD;
+	s->deleted = true;
+	s->dead_slot = true;
 }
 
 void
@@ -552,6 +566,7 @@ RowForEachVersion(StoreChain *c, TransactionId oldest_xmin,
 				  RowVersionCallback callback, void *arg)
 {
 	VersionWalk w = {.oldest_xmin = oldest_xmin};
+	bool		any = false;
 	const CodecEntry *e;
 
 	while ((e = StoreChainNext(c)) != NULL)
@@ -564,6 +579,14 @@ RowForEachVersion(StoreChain *c, TransactionId oldest_xmin,
 			continue;
 		if (c->view != NULL && SeenInArena(&w, e, c->seq != 0))
 			continue;
+		if (kind == CODEC_DEADSLOT)
+		{
+			/* with versions above it, which an arena still has, the row has been counted */
+			DescribeDeadSlot(c, e, &s);
+			if (!any)
+				(void) callback(&s, arg);
+			break;
+		}
 		if (EndsRow(e))
 		{
 			w.killed = true;
@@ -572,6 +595,7 @@ RowForEachVersion(StoreChain *c, TransactionId oldest_xmin,
 		fate = RowEntryFate(e);
 		if (IsVersion(e))
 		{
+			any = true;
 			DescribeVersion(&w, c, e, fate, &s);
 			if (!callback(&s, arg) || (e->kind_flags & CODEC_FROZEN))
 				break;
@@ -584,4 +608,50 @@ RowForEachVersion(StoreChain *c, TransactionId oldest_xmin,
 	}
 	if (w.seen != NULL)
 		pfree(w.seen);
+}
+
+/* ---- dead rows ------------------------------------------------------------------------- */
+
+bool
+RowIsDead(StoreChain *c, TransactionId oldest_xmin, TransactionId *ended,
+		  TransactionId *removed)
+{
+	const CodecEntry *e;
+
+	*ended = InvalidTransactionId;
+	*removed = InvalidTransactionId;
+	while ((e = StoreChainNext(c)) != NULL)
+	{
+		CodecKind	kind = CodecEntryKind(e);
+
+		if (kind == CODEC_LOCK || kind == CODEC_CONFIRM)
+			continue;
+		if (!TransactionIdIsValid(*ended))
+			*ended = e->xid;
+		if (kind == CODEC_KILL)
+			return true;
+		if (kind == CODEC_DEADSLOT)
+		{
+			/* who ended it may have committed: it no longer says */
+			*ended = *removed = e->xid;
+			return true;
+		}
+		switch (RowEntryFate(e))
+		{
+			case ROW_FATE_ABORTED:
+				continue;
+			case ROW_FATE_COMMITTED:
+				break;
+			case ROW_FATE_OWN:
+			case ROW_FATE_RUNNING:
+				return false;
+		}
+		if (kind != CODEC_DELETE ||
+			!((e->kind_flags & CODEC_FROZEN) || TransactionIdPrecedes(e->xid, oldest_xmin)))
+			return false;
+		*ended = *removed = e->xid;
+		return true;
+	}
+	/* everything aborted; a chain of locks alone would be no row */
+	return TransactionIdIsValid(*ended);
 }

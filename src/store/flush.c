@@ -68,8 +68,9 @@ FlushWal(XLogRecPtr lsn)
 static void
 FlushWalOfEnds(void)
 {
+	/* the record being replayed may be the one that told of the end */
 	if (GetRecoveryState() == RECOVERY_STATE_ARCHIVE)
-		XLogFlush(GetXLogReplayRecPtr(NULL));
+		XLogFlush(GetCurrentReplayRecPtr(NULL));
 }
 
 static TimeLineID
@@ -347,11 +348,56 @@ Ingest(KvDb *db, uint64 seq, XLogRecPtr arena_lsn, XLogRecPtr flushed_lsn,
 		OrbitStopPoint("flush-after-ingest");
 }
 
+void		(*store_cleaned_hook) (OrbitStorageId storage, uint64 cleaned) = NULL;
+
 static void
 CountersPersisted(const FlushResult *r)
 {
 	for (int i = 0; i < r->nstorages; i++)
 		StoreCountersPersisted(r->storages[i].storage, r->storages[i].counters.next_page);
+}
+
+bool
+StoreVacuumParse(const char *key, Size keylen, const char *value, Size len,
+				 OrbitStorageId *storage, uint64 *cleaned)
+{
+	CodecVacuum record;
+	char		type;
+
+	if (!CodecStorageKeyParse(key, keylen, storage, &type) || type != CODEC_RECORD_VACUUM ||
+		len < sizeof(record))
+		return false;
+	memcpy(&record, value, sizeof(record));
+	*cleaned = record.cleaned;
+	return record.format == 1;
+}
+
+/* What VACUUMs have achieved, as the arena says and RocksDB now knows. */
+static void
+TellCleaned(uint64 seq)
+{
+	MembufIter	it;
+	bool		on;
+
+	if (store_cleaned_hook == NULL)
+		return;
+	MembufIterInit(&it, seq);
+	for (on = MembufIterSeek(&it, ORBIT_PG_TABLES, "\0", 1); on; on = MembufIterNext(&it))
+	{
+		const char *key;
+		const char *value;
+		Size		keylen;
+		Size		len;
+		MembufOp	op;
+		OrbitStorageId storage;
+		uint64		cleaned;
+
+		if (MembufIterKey(&it, &key, &keylen) != ORBIT_PG_TABLES)
+			break;
+		MembufIterValue(&it, &op, &value, &len);
+		if (op == MEMBUF_PUT && StoreVacuumParse(key, keylen, value, len, &storage, &cleaned))
+			store_cleaned_hook(storage, cleaned);
+	}
 }
 
 static void
@@ -384,6 +430,7 @@ StoreFlushOldest(KvDb *db, const StoreRunning *running, bool clean_shutdown, KvS
 	if (st->code == KV_OK)
 	{
 		(void) StoreRaiseAtomic(&store_shared->flushed_lsn, flushed_lsn);
+		TellCleaned(oldest);	/* as long as the arena can be read */
 		MembufRelease(oldest, generation);
 		CountersPersisted(&r);
 		CountFlush(&r);

@@ -160,6 +160,29 @@ extern void StoreRaiseDamagedPage(OrbitStorageId storage, BlockNumber page) pg_a
 /* Drops RocksDB iterators that a scan keeps between calls (end of a statement). */
 extern void StoreReleaseIterators(void);
 
+/* ---- what files tell (files.c) ------------------------------------------------------ */
+
+typedef struct StorePageRange
+{
+	BlockNumber first;
+	BlockNumber last;			/* inclusive */
+} StorePageRange;
+
+/*
+ * Of what RocksDB holds of a storage; write buffers are not looked at.  Opens a view of its own; may
+ * ask the commit log.
+ */
+typedef struct StoreFileFacts
+{
+	bool		known;			/* false: some file does not tell what is unfrozen */
+	uint32		oldest_unfrozen;	/* no entry of a transaction before it is unfrozen;
+									 * InvalidTransactionId: none at all */
+	StorePageRange *ranges;		/* palloc'ed; ascending, disjoint: pages that may hold dead rows */
+	int			nranges;
+} StoreFileFacts;
+
+extern void StoreGetFileFacts(OrbitStorageId storage, StoreFileFacts *facts);
+
 /* ---- key/value records (pg_tables, pg_metadata) ----------------------------------------- */
 
 extern bool StoreKvGet(OrbitFamily family, const char *key, Size keylen, CodecBuf *out);
@@ -260,6 +283,11 @@ extern int	StoreCompareXids(const void *a, const void *b);
  * one that everybody sees; that one is frozen.  Returns a status
  * instead of raising; on failure nothing changed and it may be called again. */
 extern void StoreFlushOldest(KvDb *db, const StoreRunning *running, bool clean_shutdown, KvStatus *st);
+/* Worker: told of each VACUUM record that has just been ingested.  NULL: nobody is. */
+extern void (*store_cleaned_hook) (OrbitStorageId storage, uint64 cleaned);
+/* Is this key and value of pg_tables a VACUUM record? */
+extern bool StoreVacuumParse(const char *key, Size keylen, const char *value, Size len,
+							 OrbitStorageId *storage, uint64 *cleaned);
 /* An ingest of a generation (and the metadata record) alone. */
 extern void StoreBumpGeneration(KvDb *db, bool clean_shutdown, KvStatus *st);
 /* Everything before this redo pointer is in RocksDB (worker, once proven).  Stored with the next

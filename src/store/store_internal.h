@@ -14,6 +14,7 @@
  * scan.c       pages in order
  * kvscan.c     key/value records in order
  * counters.c   allocation words
+ * files.c      what files tell
  * flush.c      arena -> RocksDB; flushpages.c builds its pages
  * primary.c    opening and closing the primary instance
  */

@@ -5,9 +5,9 @@
  * Called with the index page locked: at most a bounded number of rows is read, nothing is
  * waited for.
  *
- * A row that the store does not know was never committed (its WAL was lost in a crash) or
- * has been dropped as a whole; the latter does not happen so far, and will have to
- * contribute the newest horizon that pruning ever used for this storage.
+ * A row that the store does not know was never committed: its WAL was lost in a crash.  Compaction
+ * forgets a row only when VACUUM has removed its index entries; until then a dead slot tells
+ * who ended it.
  */
 #include "postgres.h"
 
@@ -40,11 +40,12 @@ AdvanceRemovedXid(StoreChain *c, TransactionId *latest)
 	{
 		CodecKind	kind = CodecEntryKind(e);
 
-		if (kind != CODEC_UPDATE && kind != CODEC_DELETE)
+		if (kind != CODEC_UPDATE && kind != CODEC_DELETE && kind != CODEC_DEADSLOT)
 			continue;
 		if (TransactionIdIsValid(*latest) && !TransactionIdFollows(e->xid, *latest))
 			continue;
-		if (!(e->kind_flags & CODEC_FROZEN) && !TransactionIdDidCommit(e->xid))
+		if (kind != CODEC_DEADSLOT && !(e->kind_flags & CODEC_FROZEN) &&
+			!TransactionIdDidCommit(e->xid))
 			continue;
 		*latest = e->xid;
 	}

@@ -141,4 +141,46 @@ extern void TamCopyForCluster(Relation old, Relation new, Relation index, bool u
 
 extern void TamVacuum(Relation rel, struct VacuumParams *params, BufferAccessStrategy bstrategy);
 
+/* ---- tam_vacuum_dead.c -------------------------------------------------------------------------- */
+
+typedef struct VacuumCounts
+{
+	BlockNumber pages;
+	BlockNumber scanned;
+	double		live;
+	double		recently_dead;
+	double		dead;
+} VacuumCounts;
+
+/* One VACUUM of one table. */
+typedef struct VacuumState
+{
+	Relation	rel;
+	OrbitStorageId storage;
+	VacuumParams *params;
+	BufferAccessStrategy bstrategy;
+	int			elevel;			/* INFO with VERBOSE */
+	TransactionId oldest_xmin;
+
+	Relation   *indexes;
+	int			nindexes;
+	IndexBulkDeleteResult **index_stats;
+	ParallelVacuumState *parallel;	/* NULL: not in parallel */
+	bool		failsafe;		/* no more index work */
+
+	VacDeadItems *dead;			/* canonical TIDs, ascending */
+	uint64		cleaned;		/* rows ended before were dealt with by earlier ones */
+	TransactionId latest_removed;
+	int			index_scans;
+	int64		removed;
+	int64		pages_read;
+
+	VacuumCounts counts;
+} VacuumState;
+
+/* counts.pages must be set; fills in `dead` and what follows it. */
+extern void TamVacuumDeadRows(VacuumState *v);
+/* counts must be set. */
+extern void TamVacuumCleanupIndexes(VacuumState *v);
+
 #endif							/* ORBIT_TAM_INTERNAL_H */

@@ -107,8 +107,8 @@ KeepVersion(const RowVersionStatus *s, void *arg)
 
 	if (row->ended || s->status == ROW_DEAD)
 	{
-		/* an aborted version says nothing about those below it */
-		if ((e->kind_flags & CODEC_FROZEN) || TransactionIdDidCommit(e->xid))
+		/* an aborted version says nothing about those below it; below a dead slot there is none */
+		if (s->dead_slot || (e->kind_flags & CODEC_FROZEN) || TransactionIdDidCommit(e->xid))
 			row->ended = true;
 		rw->dead += 1;
 		return true;

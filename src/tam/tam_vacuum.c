@@ -1,15 +1,15 @@
 /*
  * tam_vacuum.c: VACUUM.  Dead versions are not this command's: flush and compaction drop
- * them.  What is left is what a table owes to the rest of the system: clean-up calls for its
- * indexes (pending lists of GIN, summaries of BRIN, free pages), and the statistics in
- * pg_class and in the cumulative statistics system.
+ * them.  What is left is what only it can do: index entries of dead rows (tam_vacuum_dead.c),
+ * clean-up calls for the indexes, and the statistics in pg_class and in the cumulative
+ * statistics system.
  *
  * Rows are counted on a sample of pages when the table is large, on all of them when it is
- * small.  relfrozenxid stays: nothing here freezes.  relminmxid advances, for rows hold no
+ * small.  relfrozenxid advances as far as files prove; relminmxid always, for rows hold no
  * MultiXacts.
  *
- * Dead versions that nobody needs are not reported as dead rows to the statistics system:
- * autovacuum would come back every minute to a table for which it can do nothing.
+ * Dead rows that nobody needs are not reported to the statistics system once their index entries
+ * are gone: autovacuum would come back every minute to a table for which it can do nothing.
  */
 #include "postgres.h"
 
@@ -27,17 +27,9 @@
 #include "utils/timestamp.h"
 
 #include "tam/tam_internal.h"
+#include "worker/worker.h"
 
 #define VACUUM_SAMPLE_PAGES		8192
-
-typedef struct VacuumCounts
-{
-	BlockNumber pages;
-	BlockNumber scanned;
-	double		live;
-	double		recently_dead;
-	double		dead;
-} VacuumCounts;
 
 /* As heap's VACUUM counts: a transaction in progress has not happened yet. */
 static bool
@@ -123,59 +115,56 @@ CountRows(Relation rel, TransactionId oldest_xmin, VacuumCounts *counts)
 	}
 }
 
+/* pg_class of the indexes; after the end of parallel mode, which forbids writes. */
 static void
-CleanupIndexes(int nindexes, Relation *indexes, const VacuumCounts *counts, int elevel,
-			   BufferAccessStrategy bstrategy)
+UpdateIndexStats(VacuumState *v)
 {
-	pgstat_progress_update_param(PROGRESS_VACUUM_PHASE,
-								 PROGRESS_VACUUM_PHASE_INDEX_CLEANUP);
-	for (int i = 0; i < nindexes; i++)
+	for (int i = 0; i < v->nindexes; i++)
 	{
-		IndexVacuumInfo info = {0};
-		IndexBulkDeleteResult *result;
+		IndexBulkDeleteResult *result = v->index_stats[i];
 
-		info.index = indexes[i];
-		info.analyze_only = false;
-		info.report_progress = false;
-		info.estimated_count = counts->scanned < counts->pages;
-		info.message_level = elevel;
-		info.num_heap_tuples = counts->live + counts->recently_dead;
-		info.strategy = bstrategy;
-		result = vac_cleanup_one_index(&info, NULL);
-		if (result == NULL)
+		if (result == NULL || result->estimated_count)
 			continue;
-		if (!result->estimated_count)
-			vac_update_relstats(indexes[i], result->num_pages, result->num_index_tuples,
-								0, false, InvalidTransactionId, InvalidMultiXactId,
-								NULL, NULL, false);
-		pfree(result);
+		vac_update_relstats(v->indexes[i], result->num_pages, result->num_index_tuples,
+							0, false, InvalidTransactionId, InvalidMultiXactId,
+							NULL, NULL, false);
 	}
 }
 
-/* Until VACUUM can freeze, somebody has to be told before the transaction ids run out. */
-static void
-WarnAge(Relation rel)
+/*
+ * The table's new relfrozenxid.  Before it nothing is unfrozen: not in RocksDB's files, as their
+ * summaries prove, and not in write buffers, for what was published before OldestXmin was computed has been
+ * flushed since, and what comes later is of transactions from OldestXmin on.
+ *
+ * A file is rewritten for it only when the table is due (aggressive), and only those that need it.
+ */
+static TransactionId
+Freeze(VacuumState *v, bool aggressive, TransactionId freeze_limit)
 {
-	TransactionId frozen = rel->rd_rel->relfrozenxid;
-	int32		age;
+	StoreFileFacts facts;
 
-	if (!TransactionIdIsNormal(frozen))
-		return;
-	age = (int32) (ReadNextTransactionId() - frozen);
-	if (age < autovacuum_freeze_max_age)
-		return;
-	ereport(WARNING,
-			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("cannot freeze old rows of table \"%s\"", RelationGetRelationName(rel)),
-			 errdetail("Its oldest transaction ID is %d transactions old.", age),
-			 errhint("Run VACUUM FULL or CLUSTER on the table, which freeze its rows.")));
+	StoreGetFileFacts(v->storage, &facts);
+	if (aggressive && facts.known && TransactionIdIsValid(facts.oldest_unfrozen) &&
+		TransactionIdPrecedes(facts.oldest_unfrozen, freeze_limit))
+	{
+		(void) WorkerFreezeStorage(v->storage, freeze_limit);
+		StoreGetFileFacts(v->storage, &facts);
+	}
+	if (!facts.known)
+		return InvalidTransactionId;
+	if (TransactionIdIsValid(facts.oldest_unfrozen) &&
+		TransactionIdPrecedes(facts.oldest_unfrozen, v->oldest_xmin))
+		return facts.oldest_unfrozen;
+	return v->oldest_xmin;
 }
 
 static void
-ReportVacuum(Relation rel, VacuumParams *params, const VacuumCounts *counts,
-			 TransactionId oldest_xmin, TimestampTz start)
+ReportVacuum(const VacuumState *v, TimestampTz start)
 {
+	VacuumParams *params = v->params;
+	const VacuumCounts *counts = &v->counts;
 	bool		verbose = (params->options & VACOPT_VERBOSE) != 0;
+	StringInfoData buf;
 
 	if (!verbose &&
 		!(IsAutoVacuumWorkerProcess() && params->log_min_duration >= 0 &&
@@ -183,48 +172,77 @@ ReportVacuum(Relation rel, VacuumParams *params, const VacuumCounts *counts,
 		   TimestampDifferenceExceeds(start, GetCurrentTimestamp(),
 									  params->log_min_duration))))
 		return;
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "%.0f live row versions, %.0f dead ones still needed by transactions before %u, %.0f left to flush and compaction.\n",
+					 counts->live, counts->recently_dead, v->oldest_xmin, counts->dead);
+	appendStringInfo(&buf, "%lld dead rows removed from the indexes in %d scans of each.",
+					 (long long) v->removed, v->index_scans);
+	for (int i = 0; i < v->nindexes; i++)
+	{
+		if (v->index_stats[i] != NULL)
+			appendStringInfo(&buf, "\nindex \"%s\": pages: %u in total, %u newly deleted, %u currently deleted, %u reusable",
+							 RelationGetRelationName(v->indexes[i]),
+							 v->index_stats[i]->num_pages,
+							 v->index_stats[i]->pages_newly_deleted,
+							 v->index_stats[i]->pages_deleted,
+							 v->index_stats[i]->pages_free);
+	}
 	ereport(verbose ? INFO : LOG,
 			(errmsg("vacuumed orbit table \"%s.%s.%s\": %u pages, %u of them counted",
 					get_database_name(MyDatabaseId),
-					get_namespace_name(RelationGetNamespace(rel)),
-					RelationGetRelationName(rel), counts->pages, counts->scanned),
-			 errdetail("%.0f live row versions, %.0f dead ones still needed by transactions before %u, %.0f left to flush and compaction.",
-					   counts->live, counts->recently_dead, oldest_xmin, counts->dead)));
+					get_namespace_name(RelationGetNamespace(v->rel)),
+					RelationGetRelationName(v->rel), counts->pages, counts->scanned),
+			 errdetail_internal("%s", buf.data)));
+	pfree(buf.data);
 }
 
 void
 TamVacuum(Relation rel, struct VacuumParams *params, BufferAccessStrategy bstrategy)
 {
-	TransactionId oldest_xmin;
 	TransactionId freeze_limit;
+	TransactionId frozen;
+	bool		aggressive;
 	MultiXactId oldest_multi;
 	MultiXactId multi_cutoff;
-	VacuumCounts counts;
-	Relation   *indexes;
-	int			nindexes;
+	VacuumState v = {0};
 	TimestampTz start = GetCurrentTimestamp();
-	int			elevel = (params->options & VACOPT_VERBOSE) ? INFO : DEBUG2;
 
 	pgstat_progress_start_command(PROGRESS_COMMAND_VACUUM, RelationGetRelid(rel));
-	(void) vacuum_set_xid_limits(rel, params->freeze_min_age, params->freeze_table_age,
-								 params->multixact_freeze_min_age,
-								 params->multixact_freeze_table_age,
-								 &oldest_xmin, &oldest_multi, &freeze_limit, &multi_cutoff);
-	vac_open_indexes(rel, RowExclusiveLock, &nindexes, &indexes);
+	v.rel = rel;
+	v.params = params;
+	v.bstrategy = bstrategy;
+	v.elevel = (params->options & VACOPT_VERBOSE) ? INFO : DEBUG2;
+	v.storage = RowStorage(rel);
+	aggressive = vacuum_set_xid_limits(rel, params->freeze_min_age, params->freeze_table_age,
+									   params->multixact_freeze_min_age,
+									   params->multixact_freeze_table_age,
+									   &v.oldest_xmin, &oldest_multi, &freeze_limit,
+									   &multi_cutoff);
+	/* what transactions before OldestXmin wrote is in files then */
+	WorkerFlushAll();
+	vac_open_indexes(rel, RowExclusiveLock, &v.nindexes, &v.indexes);
+	v.index_stats = palloc0(Max(v.nindexes, 1) * sizeof(IndexBulkDeleteResult *));
 
 	pgstat_progress_update_param(PROGRESS_VACUUM_PHASE, PROGRESS_VACUUM_PHASE_SCAN_HEAP);
-	CountRows(rel, oldest_xmin, &counts);
-	if (params->index_cleanup != VACOPTVALUE_DISABLED)
-		CleanupIndexes(nindexes, indexes, &counts, elevel, bstrategy);
-	vac_close_indexes(nindexes, indexes, NoLock);
+	v.counts.pages = StorePageCount(v.storage);
+	TamVacuumDeadRows(&v);
+	CountRows(rel, v.oldest_xmin, &v.counts);
+	TamVacuumCleanupIndexes(&v);
+	if (v.parallel != NULL)
+		parallel_vacuum_end(v.parallel, v.index_stats);
+	UpdateIndexStats(&v);
 
 	pgstat_progress_update_param(PROGRESS_VACUUM_PHASE, PROGRESS_VACUUM_PHASE_FINAL_CLEANUP);
-	vac_update_relstats(rel, counts.pages, counts.live, 0, nindexes > 0,
-						InvalidTransactionId, oldest_multi, NULL, NULL, false);
+	OrbitStopPoint("vacuum-before-freeze");
+	frozen = Freeze(&v, aggressive || (params->options & VACOPT_DISABLE_PAGE_SKIPPING) != 0,
+					freeze_limit);
+	vac_update_relstats(rel, v.counts.pages, v.counts.live, 0, v.nindexes > 0,
+						frozen, oldest_multi, NULL, NULL, false);
 	pgstat_report_vacuum(RelationGetRelid(rel), rel->rd_rel->relisshared,
-						 (PgStat_Counter) counts.live, (PgStat_Counter) counts.recently_dead);
+						 (PgStat_Counter) v.counts.live,
+						 (PgStat_Counter) v.counts.recently_dead);
 	pgstat_progress_end_command();
 
-	WarnAge(rel);
-	ReportVacuum(rel, params, &counts, oldest_xmin, start);
+	ReportVacuum(&v, start);
+	vac_close_indexes(v.nindexes, v.indexes, NoLock);
 }

@@ -11,10 +11,8 @@
  * 0x80 storage block    uint64: storage ids below it may be in use
  * 0x90 metapage         xl_orbit_metapage + block reference 0 (full-page image by
  *                       log_newpage elsewhere); reserved
- * 0xA0 cleanup          reserved: storage, latestRemovedXid
- * 0xB0 cleaned          reserved: storage, generation
- * 0xC0 freeze           reserved: storage, limit
- * 0xD0 emptied          reserved
+ * 0xA0 cleanup          xl_orbit_cleanup: index entries of rows that ended go from here on
+ * 0xB0..0xD0            reserved
  *
  * Nothing here is aligned; readers memcpy.
  */
@@ -31,8 +29,6 @@
 #define XLOG_ORBIT_KV				0x70
 #define XLOG_ORBIT_STORAGE_BLOCK	0x80
 #define XLOG_ORBIT_CLEANUP			0xA0
-#define XLOG_ORBIT_CLEANED			0xB0
-#define XLOG_ORBIT_FREEZE			0xC0
 
 typedef struct xl_orbit_rows
 {
@@ -66,5 +62,12 @@ typedef struct xl_orbit_kv
 	uint8		family;
 	uint8		zero;
 } xl_orbit_kv;
+
+typedef struct xl_orbit_cleanup
+{
+	uint64		storage;
+	RelFileNode node;			/* whose snapshots are concerned: the database */
+	TransactionId latest_removed;	/* newest transaction that ended such a row */
+} xl_orbit_cleanup;
 
 #endif							/* ORBIT_WAL_RECORDS_H */

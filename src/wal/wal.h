@@ -70,6 +70,12 @@ extern XLogRecPtr WalWriteRows(WalRows *w, WalRowsKind kind, OrbitStorageId stor
 extern void WalWriteKv(OrbitFamily family, const char *key, Size keylen, MembufOp op,
 					   const void *value, Size valuelen, bool logged);
 
+/*
+ * Before the entries of ended rows are deleted from indexes: queries on a standby that do not see
+ * latest_removed as finished must be gone first (R6).  Invalid, or not a permanent relation: nothing.
+ */
+extern void WalLogCleanup(Relation rel, OrbitStorageId storage, TransactionId latest_removed);
+
 /* StoreLogBlock: logs and flushes a block of storage ids. */
 extern void WalLogStorageBlock(uint64 next_storage);
 

@@ -107,6 +107,15 @@ WalDescribe(StringInfo buf, XLogReaderState *record)
 		memcpy(&next, XLogRecGetData(record), sizeof(next));
 		appendStringInfo(buf, "storage ids below " UINT64_FORMAT, next);
 	}
+	else if (info == XLOG_ORBIT_CLEANUP)
+	{
+		xl_orbit_cleanup cleanup;
+
+		memcpy(&cleanup, XLogRecGetData(record), sizeof(cleanup));
+		appendStringInfo(buf, "rel %u/%u/%u storage " UINT64_FORMAT " latest removed xid %u",
+						 cleanup.node.spcNode, cleanup.node.dbNode, cleanup.node.relNode,
+						 cleanup.storage, cleanup.latest_removed);
+	}
 }
 
 const char *
@@ -132,6 +141,8 @@ WalIdentify(uint8 info)
 			return "KV";
 		case XLOG_ORBIT_STORAGE_BLOCK:
 			return "STORAGE_BLOCK";
+		case XLOG_ORBIT_CLEANUP:
+			return "CLEANUP";
 		default:
 			return NULL;
 	}

@@ -11,10 +11,12 @@
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
 #include "access/xlogreader.h"
+#include "access/xlogutils.h"
 #include "miscadmin.h"
 #include "replication/decode.h"
 #include "replication/logical.h"
 #include "replication/snapbuild.h"
+#include "storage/standby.h"
 #include "utils/memutils.h"
 
 #include "base/base.h"
@@ -179,6 +181,18 @@ RedoStorageBlock(XLogReaderState *record)
 	StoreSetNextStorage(next);
 }
 
+/* Concerns the queries of this standby, whatever RocksDB holds. */
+static void
+RedoCleanup(XLogReaderState *record)
+{
+	WalReader	reader = {XLogRecGetData(record), XLogRecGetDataLen(record)};
+	xl_orbit_cleanup cleanup;
+
+	WalReadBytes(&reader, &cleanup, sizeof(cleanup));
+	if (InHotStandby)
+		ResolveRecoveryConflictWithSnapshot(cleanup.latest_removed, cleanup.node);
+}
+
 static void
 Redo(XLogReaderState *record)
 {
@@ -188,6 +202,11 @@ Redo(XLogReaderState *record)
 	if (info == XLOG_ORBIT_STORAGE_BLOCK)
 	{
 		RedoStorageBlock(record);
+		return;
+	}
+	if (info == XLOG_ORBIT_CLEANUP)
+	{
+		RedoCleanup(record);
 		return;
 	}
 	StoreAttach();

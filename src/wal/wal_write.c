@@ -197,3 +197,18 @@ WalLogStorageBlock(uint64 next_storage)
 	XLogRegisterData((char *) &next_storage, sizeof(next_storage));
 	XLogFlush(XLogInsert(ORBIT_RMGR_ID, XLOG_ORBIT_STORAGE_BLOCK));
 }
+
+void
+WalLogCleanup(Relation rel, OrbitStorageId storage, TransactionId latest_removed)
+{
+	xl_orbit_cleanup cleanup = {0};
+
+	if (!RelationNeedsWAL(rel) || !TransactionIdIsNormal(latest_removed))
+		return;
+	cleanup.storage = storage;
+	cleanup.node = rel->rd_node;
+	cleanup.latest_removed = latest_removed;
+	XLogBeginInsert();
+	XLogRegisterData((char *) &cleanup, sizeof(cleanup));
+	(void) XLogInsert(ORBIT_RMGR_ID, XLOG_ORBIT_CLEANUP);
+}

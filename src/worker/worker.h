@@ -26,6 +26,15 @@ extern PGDLLEXPORT void orbit_worker_main(Datum arg);
  */
 extern void WorkerFlushAll(void);
 
+/*
+ * VACUUM: has the worker rewrite files of the storage until none of them holds an unfrozen xid before
+ * limit (circular order).  False: it cannot now, because a lock or an old transaction is in the way,
+ * or the server is in recovery; the files' summaries then say how far it got.  What lies in write buffers
+ * is not looked at: flush first.  Waits, cancellable; no lock held, no view open.  ERROR
+ * 57P03 when there is no worker.
+ */
+extern bool WorkerFreezeStorage(OrbitStorageId storage, TransactionId limit);
+
 /* ---- what the worker tells about itself ---------------------------------- */
 
 #define WORKER_LEVELS	7		/* RocksDB's default number of levels */
@@ -37,6 +46,23 @@ typedef struct WorkerFamilyStats
 	uint32		files[WORKER_LEVELS];
 } WorkerFamilyStats;
 
+/* Since the worker started. */
+typedef struct WorkerCompactStats
+{
+	uint64		jobs;			/* compactions that the worker asked for */
+	uint64		failures;
+	uint64		read;			/* bytes of files, of these jobs */
+	uint64		written;
+	bool		running;
+	uint64		compactions;	/* of pg_data, RocksDB's own too */
+	uint64		bytes_read;
+	uint64		bytes_written;
+	uint64		pages;			/* made smaller or removed by the filter */
+	uint64		removed;
+	uint64		pruned;			/* bytes less in them, uncompressed */
+	uint64		damaged;
+} WorkerCompactStats;
+
 typedef struct WorkerStats
 {
 	TimestampTz taken;			/* 0: never yet */
@@ -44,6 +70,11 @@ typedef struct WorkerStats
 	uint32		retired;		/* SST files that wait to be deleted */
 	uint32		pinned;			/* write buffers held by readers only */
 	WorkerFamilyStats family[ORBIT_NFAMILIES];
+	WorkerCompactStats compact;
+	bool		horizon_known;	/* if so: full xids */
+	uint64		horizon;
+	uint64		settled;
+	TimestampTz horizon_moved;
 } WorkerStats;
 
 /* A copy, at most a few seconds old.  Any process. */

@@ -23,7 +23,7 @@
  * retirement exists and no reader needs an older one.  A flush makes a generation;
  * on a quiet system the worker makes an empty one.  That retires a few files of its own
  * (older generation keys), so the pause until the next empty one doubles until a
- * flush comes: a quiet system becomes quiet.
+ * flush or a compaction of pg_data comes: a quiet system becomes quiet.
  */
 #define EMPTY_FIRST_MS		2000
 #define EMPTY_MAX_MS		(60 * 60 * 1000)
@@ -45,9 +45,13 @@ EmptyGenerationIfNeeded(TimestampTz now, int untagged)
 {
 	static int	pause = EMPTY_FIRST_MS;
 	static TimestampTz own = 0; /* worker.last_flush as the last empty one left it */
+	static uint64 compactions = 0;
+	KvPruned	pruned;
 
-	if (worker.last_flush != own)
+	KvGetPruned(worker.db, &pruned);
+	if (worker.last_flush != own || pruned.compactions != compactions)
 		pause = EMPTY_FIRST_MS;
+	compactions = pruned.compactions;
 	if (untagged == 0 || worker.failures > 0 ||
 		!TimestampDifferenceExceeds(worker.last_flush, now, pause))
 		return;
@@ -150,6 +154,7 @@ void
 WorkerPublishStats(void)
 {
 	WorkerStats stats;
+	WorkerHorizon h;
 
 	memset(&stats, 0, sizeof(stats));
 	stats.taken = GetCurrentTimestamp();
@@ -158,6 +163,12 @@ WorkerPublishStats(void)
 	stats.pinned = pinned_buffers;
 	for (int family = 0; family < ORBIT_NFAMILIES; family++)
 		CollectFamily(family, &stats.family[family]);
+	WorkerCompactGet(&stats.compact);
+	WorkerHorizonGet(&h);
+	stats.horizon_known = h.known;
+	stats.horizon = h.limit;
+	stats.settled = h.settled;
+	stats.horizon_moved = h.moved;
 
 	SpinLockAcquire(&worker_shared->mutex);
 	worker_shared->stats = stats;

@@ -21,6 +21,17 @@
  *		served <= requested
  * Everything published before ticket t was taken is in RocksDB once served >= t.
  */
+/* The request of WorkerFreezeStorage or, in recovery, of the startup process; owner 0: none. */
+typedef struct WorkerFreeze
+{
+	int			owner;			/* pid of who asks */
+	uint64		id;
+	OrbitStorageId storage;		/* 0: all */
+	TransactionId limit;
+	bool		answered;
+	bool		result;
+} WorkerFreeze;
+
 typedef struct WorkerShared
 {
 	/* atomic */
@@ -29,11 +40,15 @@ typedef struct WorkerShared
 	pg_atomic_uint32 pid;		/* the worker, from before it opens RocksDB */
 	pg_atomic_uint32 target_shutdown;	/* startup stops the server at the
 										 * recovery target */
+	pg_atomic_uint32 truncation;	/* recovery waits to truncate the commit log below
+									 * this xid; 0: it does not */
 	ConditionVariable served_cv;	/* served was raised */
+	ConditionVariable freeze_cv;	/* freeze was answered, or is free */
 
 	/* guarded by mutex */
 	slock_t		mutex;
 	WorkerStats stats;
+	WorkerFreeze freeze;
 } WorkerShared;
 
 extern WorkerShared *worker_shared;
@@ -83,6 +98,14 @@ typedef struct WorkerState
 
 	/* leaving */
 	bool		leaving;		/* orderly shutdown has begun */
+
+	/*
+	 * Storages of which nobody needs anything any more, ascending; the array belongs to whoever
+	 * fills it in, and is read when the next horizon is published.
+	 */
+	const OrbitStorageId *dead;
+	int			ndead;
+	bool		dead_changed;
 } WorkerState;
 
 extern WorkerState worker;
@@ -106,6 +129,66 @@ extern void WorkerStopServer(void);
 /* worker_chores.c */
 extern void WorkerChores(TimestampTz now);
 extern void WorkerPublishStats(void);
+
+/* worker_horizon.c: what compactions may forget. */
+typedef struct WorkerHorizon
+{
+	bool		known;			/* one has been published */
+	uint64		limit;			/* full xids, as published (codec.h) */
+	uint64		settled;
+	uint64		base;
+	uint64		aim;			/* where limit will be when the fates have been read */
+	uint64		want_base;		/* where base is going */
+	TimestampTz moved;			/* when limit moved last */
+} WorkerHorizon;
+
+/* One slice of work; at_once: look for a new horizon now.  True: there is more. */
+extern bool WorkerHorizonStep(TimestampTz now, bool at_once);
+extern void WorkerHorizonGet(WorkerHorizon *out);
+extern void WorkerHorizonWantBase(uint64 oldest);	/* the oldest xid that files name */
+/* VACUUM has cleaned the storage's indexes of all rows that ended before this full xid. */
+extern void WorkerNoteCleaned(OrbitStorageId storage, uint64 cleaned);
+extern void WorkerForgetCleaned(OrbitStorageId storage);	/* nothing of it is left */
+extern void WorkerLoadCleaned(void);
+
+/* worker_compact.c: which files are compacted. */
+typedef struct WorkerKey
+{
+	OrbitStorageId storage;
+	BlockNumber page;
+} WorkerKey;
+
+typedef struct WorkerKeyRange
+{
+	WorkerKey	first;
+	WorkerKey	last;
+} WorkerKeyRange;
+
+typedef struct WorkerFiles
+{
+	KvFile	   *f;				/* by level, then by key (level 0: newest first) */
+	int			n;
+	int			level_end[KV_BOTTOM + 1];	/* level l ends before this index */
+} WorkerFiles;
+
+extern void WorkerCompactStep(TimestampTz now);
+extern void WorkerCompactGet(WorkerCompactStats *stats);
+/* For worker_freeze.c, inside a step: file is an index into the list. */
+extern bool WorkerStartJob(int file, int level, double share, TimestampTz now);
+extern int	WorkerBaseLevel(void);	/* the level below 0 that is in use */
+extern uint64 WorkerFullXid(TransactionId xid); /* of one that a file names */
+
+/* worker_freeze.c */
+extern bool WorkerFreezeAsked(void);
+extern void WorkerFreezeAnswer(bool done);
+extern void WorkerFreezeJobDone(KvCode code);
+/* True: nothing else is to be compacted now. */
+extern bool WorkerFreezeStep(const WorkerFiles *files, const WorkerHorizon *h, TimestampTz now);
+
+/* The slot of a freeze request, without waiting; for the startup process. */
+extern bool WorkerFreezeTake(OrbitStorageId storage, TransactionId limit);
+extern bool WorkerFreezeAnswered(bool *result);
+extern void WorkerFreezeLeave(void);
 
 /* worker_recovery.c: the startup process's side. */
 extern void WorkerRecoveryInit(void);

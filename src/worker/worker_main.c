@@ -55,6 +55,8 @@ Open(void)
 	MembufSetWorkerLatch(MyLatch);
 	worker.db = StorePrimaryOpen();
 	worker.served = pg_atomic_read_u64(&worker_shared->served);
+	store_cleaned_hook = WorkerNoteCleaned;
+	WorkerLoadCleaned();
 	worker.phase = WORKER_RUNNING;
 	WorkerPublishStats();
 	StoreSetReady(true);
@@ -67,7 +69,7 @@ SleepTime(bool more, TimestampTz now)
 
 	if (more)
 		return 0;
-	if (worker.leaving || worker.seal.active || MembufReclaim() > 0)
+	if (worker.leaving || worker.seal.active || MembufReclaim() > 0 || WorkerFreezeAsked())
 		ms = Min(ms, POLL_SHORT_MS);
 	return ms;
 }
@@ -106,6 +108,11 @@ orbit_worker_main(Datum arg)
 		WorkerGateStep();
 		WorkerCheckEndOfLog();
 		WorkerChores(now);
+		if (!worker.leaving)
+		{
+			more |= WorkerHorizonStep(now, WorkerFreezeAsked());
+			WorkerCompactStep(now);
+		}
 		if (worker.leaving)
 			WorkerLeaveIfDone();
 		MemoryContextReset(context);

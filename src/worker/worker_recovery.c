@@ -8,6 +8,9 @@
  *					RocksDB before the original function may note it as the place of
  *					a restartpoint.  Restartpoints ignore the flag that holds back
  *					checkpoints, and nothing else stands between this record and them.
+ *	redo of a truncation of the commit log		RocksDB here may still hold entries whose fate only
+ *					the commit log tells, though the primary's no longer does (R5): the worker
+ *					freezes them first.
  *	redo ends		everything replayed is flushed, so the checkpoint or record that
  *					ends recovery has nothing to wait for.
  *
@@ -20,16 +23,20 @@
  */
 #include "postgres.h"
 
+#include "access/clog.h"
 #include "access/rmgr.h"
+#include "access/transam.h"
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
 #include "access/xlogreader.h"
+#include "access/xlogutils.h"
 #include "catalog/pg_control.h"
 #include "miscadmin.h"
 #include "postmaster/startup.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/pmsignal.h"
+#include "storage/standby.h"
 #include "utils/timestamp.h"
 
 #include "base/base.h"
@@ -47,6 +54,7 @@
 #define EXIT_TARGET_SHUTDOWN	3
 
 static void (*original_xlog_redo) (XLogReaderState *record);
+static void (*original_clog_redo) (XLogReaderState *record);
 
 /* ---- waiting ---------------------------------------------------------------------- */
 
@@ -187,9 +195,58 @@ XlogRedo(XLogReaderState *record)
 	original_xlog_redo(record);
 }
 
+/*
+ * Every transaction before the truncation has ended, and if it committed all queries of the primary see
+ * what it did.  A query here whose snapshot is older has to go, as it would have when a heap's page
+ * was frozen.
+ */
+static void
+FreezeBefore(TransactionId limit)
+{
+	TimestampTz told = GetCurrentTimestamp();
+	RelFileNode all = {InvalidOid, InvalidOid, InvalidOid};
+	TransactionId last = limit;
+	bool		done = false;
+
+	RequirePostmaster();
+	FlushAndWait();
+	TransactionIdRetreat(last);
+	if (InHotStandby)
+		ResolveRecoveryConflictWithSnapshot(last, all);
+	pg_atomic_write_u32(&worker_shared->truncation, limit);
+	while (!done)
+	{
+		while (!WorkerFreezeTake(ORBIT_INVALID_STORAGE, limit))
+			Nap(&told, "to freeze rows");
+		MembufWakeWorker();
+		while (!WorkerFreezeAnswered(&done))
+			Nap(&told, "to freeze rows before the commit log is truncated");
+		WorkerFreezeLeave();
+		/* no horizon yet, or something in the way: it is asked again */
+		if (!done)
+			Nap(&told, "to freeze rows before the commit log is truncated");
+	}
+	pg_atomic_write_u32(&worker_shared->truncation, 0);
+}
+
+static void
+ClogRedo(XLogReaderState *record)
+{
+	if ((XLogRecGetInfo(record) & ~XLR_INFO_MASK) == CLOG_TRUNCATE && IsUnderPostmaster)
+	{
+		xl_clog_truncate truncate;
+
+		memcpy(&truncate, XLogRecGetData(record), sizeof(truncate));
+		FreezeBefore(truncate.oldestXact);
+	}
+	original_clog_redo(record);
+}
+
 void
 WorkerRecoveryInit(void)
 {
+	original_clog_redo = RmgrTable[RM_CLOG_ID].rm_redo;
+	RmgrTable[RM_CLOG_ID].rm_redo = ClogRedo;
 	original_xlog_redo = RmgrTable[RM_XLOG_ID].rm_redo;
 	RmgrTable[RM_XLOG_ID].rm_redo = XlogRedo;
 	wal_recovery_hooks.redo_begin = RedoBegin;

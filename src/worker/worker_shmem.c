@@ -39,7 +39,9 @@ WorkerShmemInit(void)
 	pg_atomic_init_u64(&worker_shared->served, 0);
 	pg_atomic_init_u32(&worker_shared->pid, 0);
 	pg_atomic_init_u32(&worker_shared->target_shutdown, 0);
+	pg_atomic_init_u32(&worker_shared->truncation, 0);
 	ConditionVariableInit(&worker_shared->served_cv);
+	ConditionVariableInit(&worker_shared->freeze_cv);
 	SpinLockInit(&worker_shared->mutex);
 }
 

@@ -114,10 +114,12 @@ ModelAdd(ModelChain *c, const ModelEntry *e)
 }
 
 static bool
-IsFrozenVersion(const CodecEntry *e)
+EndsChain(const CodecEntry *e)
 {
 	CodecKind	k = CodecEntryKind(e);
 
+	if (k == CODEC_DEADSLOT)
+		return true;
 	return (e->kind_flags & CODEC_FROZEN) &&
 		(k == CODEC_INSERT || k == CODEC_UPDATE || k == CODEC_DELETE);
 }
@@ -142,7 +144,7 @@ ModelUniteChain(ModelChain *out, Model **parts, int nparts, int slot)
 			}
 			if (twin < 0)
 				ModelAdd(out, e)->part = p;
-			if (IsFrozenVersion(&e->e))
+			if (EndsChain(&e->e))
 			{
 				if (twin >= 0)
 				{

@@ -1,0 +1,258 @@
+/*
+ * worker_freeze.c: VACUUM asks for a storage to be frozen.
+ *
+ * One request at a time lies in shared memory; who comes later waits for the slot.  The worker
+ * compacts the storage's files that name an unfrozen xid before the limit, one after the other, until
+ * none is left.  It gives up when that leads nowhere: an old transaction holds the horizon back, or a
+ * lock of a running one lies below a version.  The answer proves nothing by itself: VACUUM reads the files'
+ * summaries.
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "utils/timestamp.h"
+
+#include "base/base.h"
+#include "membuf/membuf.h"
+#include "store/store.h"
+#include "worker/worker_internal.h"
+
+#define RECHECK_MS		1000	/* a waiter looks this often whether the worker still exists */
+#define SETTLE_MS		2000	/* for transactions to settle; then it is tried without */
+#define FRUITLESS		3		/* jobs that froze no file */
+
+/* ---- backends ------------------------------------------------------------------------ */
+
+/* Takes the slot if it is free. */
+bool
+WorkerFreezeTake(OrbitStorageId storage, TransactionId limit)
+{
+	WorkerFreeze *slot = &worker_shared->freeze;
+	bool		taken = false;
+
+	SpinLockAcquire(&worker_shared->mutex);
+	if (slot->owner == 0)
+	{
+		slot->owner = MyProcPid;
+		slot->id++;
+		slot->storage = storage;
+		slot->limit = limit;
+		slot->answered = false;
+		taken = true;
+	}
+	SpinLockRelease(&worker_shared->mutex);
+	return taken;
+}
+
+bool
+WorkerFreezeAnswered(bool *result)
+{
+	WorkerFreeze *slot = &worker_shared->freeze;
+	bool		answered;
+
+	SpinLockAcquire(&worker_shared->mutex);
+	answered = slot->answered;
+	*result = slot->result;
+	SpinLockRelease(&worker_shared->mutex);
+	return answered;
+}
+
+void
+WorkerFreezeLeave(void)
+{
+	SpinLockAcquire(&worker_shared->mutex);
+	if (worker_shared->freeze.owner == MyProcPid)
+		worker_shared->freeze.owner = 0;
+	SpinLockRelease(&worker_shared->mutex);
+	ConditionVariableBroadcast(&worker_shared->freeze_cv);
+}
+
+static void
+LeaveSlot(int code, Datum arg)
+{
+	WorkerFreezeLeave();
+}
+
+/* One nap of a waiter. */
+static void
+WaitForWorker(void)
+{
+	if (WorkerPid() == 0)
+	{
+		ConditionVariableCancelSleep();
+		ereport(ERROR,
+				(errcode(ERRCODE_CANNOT_CONNECT_NOW),
+				 errmsg("the storage worker of orbit_fdw is not running"),
+				 errdetail("It has left because the server is shutting down.")));
+	}
+	(void) ConditionVariableTimedSleep(&worker_shared->freeze_cv, RECHECK_MS,
+									   ORBIT_WAIT_WORKER);
+}
+
+bool
+WorkerFreezeStorage(OrbitStorageId storage, TransactionId limit)
+{
+	bool		result = false;
+
+	OrbitRequirePreload();
+	StoreAttach();
+	if (RecoveryInProgress())
+		return false;
+
+	ConditionVariablePrepareToSleep(&worker_shared->freeze_cv);
+	while (!WorkerFreezeTake(storage, limit))
+		WaitForWorker();
+	PG_ENSURE_ERROR_CLEANUP(LeaveSlot, (Datum) 0);
+	{
+		MembufWakeWorker();
+		while (!WorkerFreezeAnswered(&result))
+			WaitForWorker();
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(LeaveSlot, (Datum) 0);
+	ConditionVariableCancelSleep();
+	WorkerFreezeLeave();
+	return result;
+}
+
+/* ---- the worker ------------------------------------------------------------------------ */
+
+/* The request that is being worked on. */
+typedef struct Request
+{
+	uint64		id;
+	OrbitStorageId storage;
+	TransactionId limit;
+	TimestampTz since;
+	int			left;			/* files to freeze at the last look; -1: not looked yet */
+	int			fruitless;
+	bool		job;			/* the running job is for it */
+} Request;
+
+static Request request;
+
+bool
+WorkerFreezeAsked(void)
+{
+	WorkerFreeze slot;
+
+	SpinLockAcquire(&worker_shared->mutex);
+	slot = worker_shared->freeze;
+	SpinLockRelease(&worker_shared->mutex);
+	if (slot.owner == 0 || slot.answered)
+		return false;
+	if (slot.id != request.id)
+	{
+		memset(&request, 0, sizeof(request));
+		request.id = slot.id;
+		request.storage = slot.storage;
+		request.limit = slot.limit;
+		request.since = GetCurrentTimestamp();
+		request.left = -1;
+	}
+	return true;
+}
+
+/* Whoever asked may have left meanwhile, and somebody else have come. */
+void
+WorkerFreezeAnswer(bool done)
+{
+	WorkerFreeze *slot = &worker_shared->freeze;
+
+	SpinLockAcquire(&worker_shared->mutex);
+	if (slot->owner != 0 && slot->id == request.id)
+	{
+		slot->answered = true;
+		slot->result = done;
+	}
+	SpinLockRelease(&worker_shared->mutex);
+	ConditionVariableBroadcast(&worker_shared->freeze_cv);
+}
+
+void
+WorkerFreezeJobDone(KvCode code)
+{
+	if (!request.job)
+		return;
+	request.job = false;
+	if (code != KV_OK && code != KV_AGAIN)
+		WorkerFreezeAnswer(false);
+}
+
+/* Does the file keep the request from being done?  Without a summary it may. */
+static bool
+Offends(const KvFile *f, uint64 limit)
+{
+	if (request.storage != ORBIT_INVALID_STORAGE &&
+		(f->last_storage < request.storage || f->first_storage > request.storage))
+		return false;
+	return !f->has_summary ||
+		(f->summary.unfrozen > 0 && WorkerFullXid(f->summary.oldest_unfrozen) < limit);
+}
+
+/* Can the horizon do what is asked?  *wait: not yet, but soon. */
+static bool
+HorizonSuffices(const WorkerHorizon *h, uint64 limit, uint64 oldest, TimestampTz now,
+				bool *wait)
+{
+	*wait = h->limit < limit || (h->base > oldest && h->base > h->want_base) ||
+		(h->settled < limit && !TimestampDifferenceExceeds(request.since, now, SETTLE_MS));
+	return h->aim >= limit;
+}
+
+/* The next file to compact, -1: none that can be now. */
+static int
+NextFile(const WorkerFiles *files, uint64 limit)
+{
+	for (int i = 0; i < files->n; i++)
+	{
+		if (Offends(&files->f[i], limit) && !files->f[i].compacting)
+			return i;
+	}
+	return -1;
+}
+
+bool
+WorkerFreezeStep(const WorkerFiles *files, const WorkerHorizon *h, TimestampTz now)
+{
+	uint64		limit = WorkerFullXid(request.limit);
+	uint64		oldest = limit;
+	int			left = 0;
+	int			file;
+	bool		wait;
+
+	for (int i = 0; i < files->n; i++)
+	{
+		const KvFile *f = &files->f[i];
+
+		if (!Offends(f, limit))
+			continue;
+		left++;
+		if (f->has_summary)
+			oldest = Min(oldest, WorkerFullXid(f->summary.oldest_unfrozen));
+	}
+	if (left == 0 || !HorizonSuffices(h, limit, oldest, now, &wait))
+	{
+		WorkerFreezeAnswer(left == 0);
+		return false;
+	}
+	if (wait)
+		return true;
+	request.fruitless = request.left < 0 || left < request.left ? 0 : request.fruitless;
+	if (request.fruitless >= FRUITLESS)
+	{
+		WorkerFreezeAnswer(false);
+		return false;
+	}
+	file = NextFile(files, limit);
+	if (file < 0)
+		return true;
+	request.left = left;
+	/* level 0 cannot be taken file by file; what matters here is that it is rewritten */
+	request.job = WorkerStartJob(file, files->f[file].level == 0 ? WorkerBaseLevel() : KV_BOTTOM,
+								 0, now);
+	if (request.job)
+		request.fruitless++;
+	return true;
+}
