@@ -13,16 +13,17 @@ use POSIX qw(_exit);
 use Test::More;
 use Time::HiRes qw(sleep time);
 use PostgreSQL::Test::Utils;
-use OrbitLoad qw(load_schema load_script load_rows);
+use OrbitLoad qw(load_schema load_script load_chores load_rows load_side held_prepare held_rows);
 use OrbitNode qw(orbit_node postmaster_pid children kill_all);
 
 my $kills = $ENV{ORBIT_KILLS} // 100;
 my $clients = 4;
-my $batch = 2000;    # transactions a client is given; more than it can do in a cycle
+my $batch = 400;     # transactions a client is given; more than it can do in a cycle
 srand($ENV{ORBIT_SEED} // 1);
 
 my $node = orbit_node('kill', 'fsync = off', 'max_wal_size = 64MB', 'restart_after_crash = on',
 	q{log_min_messages = 'log'}, 'deadlock_timeout = 10s');
+$node->safe_psql('postgres', 'CREATE EXTENSION amcheck');
 $node->safe_psql('postgres', load_schema($clients));
 is($node->safe_psql('postgres', q{SELECT string_agg(DISTINCT amname, ',') FROM pg_class c JOIN pg_am a ON a.oid = relam WHERE relname LIKE 'kill%' AND relkind = 'r'}),
 	'orbit', 'the tables are orbit tables');
@@ -32,6 +33,8 @@ my $conn = $node->connstr('postgres');
 my $tmp = $PostgreSQL::Test::Utils::tmp_check;
 my $log = "$PostgreSQL::Test::Utils::log_path/kill_server.log";
 my @last = (0) x ($clients + 1);    # last acknowledged transaction of each client
+my ($held, $held_committed) = (0, 0);    # number of the transaction that lasts, 0: none; last one committed
+my $held_number = 0;
 
 # ---- the server ---------------------------------------------------------------------
 
@@ -102,8 +105,7 @@ sub start_psql
 sub start_load
 {
 	my @pids = map { start_psql("client$_", load_script($_, $last[$_] + 1, $last[$_] + $batch)) } 1 .. $clients;
-	my $chores = join('', map { "SELECT pg_sleep($_);\n" . (('CHECKPOINT', 'VACUUM kill_rows', 'VACUUM (FREEZE) kill_accounts')[ rand 3 ]) . ";\n" } map { 0.05 + rand 0.3 } 1 .. 50);
-	push @pids, start_psql('chores', $chores);
+	push @pids, start_psql('chores', load_chores(50));
 	return @pids;
 }
 
@@ -130,9 +132,8 @@ sub end_load
 		my $out = slurp_file("$tmp/client$client.out");
 		my ($done) = $out =~ /done (\d+)\n(?!.*done)/s;
 		$last[$client] = $done if defined $done;
-		my @errors = grep { /ERROR|PANIC/ } split /\n/, slurp_file("$tmp/client$client.err");
-		push @strange, @errors;
 	}
+	push @strange, grep { /ERROR|PANIC/ } map { split /\n/, slurp_file("$tmp/$_.err") } 'chores', map { "client$_" } 1 .. $clients;
 	return @strange;
 }
 
@@ -158,41 +159,110 @@ my %kill = (
 	postmaster => sub { kill 'KILL', $_[0] },
 	all => sub { kill_all($data) });
 
-# Crashes during recovery, at any moment of it.
+# Crashes during recovery, at any moment of it: of everything, or of one process that takes part.
 sub crash_in_recovery
 {
 	system("pg_ctl -D '$data' -l '$log' -W start >/dev/null 2>&1");
 	sleep rand 0.25;
+	my $pm = postmaster_pid($data) or return;
+	my %title = children($pm);
+	my @victim = grep { $title{$_} =~ /startup|orbit storage worker/ } sort keys %title;
+	if (@victim and rand() < 0.5)
+	{
+		my $pid = $victim[ rand @victim ];
+		kill 'KILL', $pid;
+		# until the postmaster has seen it
+		for (1 .. 500)
+		{
+			last unless kill 0, $pid;
+			sleep 0.01;
+		}
+		return;
+	}
 	kill_all($data);
-	sleep 0.05;
 	return;
 }
 
 # ---- the check -------------------------------------------------------------------------
 
+# The outputs of several statements, or of groups of them, in one session.
+sub queries
+{
+	my @out = split /^;;\n/m, query(join('', map { "$_;\n\\echo ;;\n" } @_)) . "\n";
+	chomp @out;
+	return @out;
+}
+
+my $by_scan = 'SET enable_indexscan = off; SET enable_bitmapscan = off; SET enable_indexonlyscan = off; RESET enable_seqscan';
+my $by_index = 'RESET enable_indexscan; SET enable_bitmapscan = off; SET enable_indexonlyscan = off; SET enable_seqscan = off';
+my $sums = q{SELECT (SELECT sum(balance) FROM kill_accounts), (SELECT count(*) FROM kill_accounts), (SELECT count(*) FROM kill_rows WHERE seq < 0 OR ver < 0), (SELECT count(*) FROM kill_counter)};
+my $indexes = q{SELECT count(bt_index_check(c.oid, true)) > 0 FROM pg_class c JOIN pg_index i ON indexrelid = c.oid WHERE relname LIKE 'kill%' AND indisvalid};
+
+sub check_client
+{
+	my ($client, $n, @got) = @_;
+	return "client $client: transaction $last[$client] was acknowledged, the table is at $n"
+	  unless $n =~ /^\d+$/ and ($n == $last[$client] or $n == $last[$client] + 1);
+	my @want = (load_rows($client, $n), load_side($client, $n));
+	my @bad;
+	for my $i (0 .. 3)
+	{
+		next if $got[$i] eq $want[ $i % 2 ];
+		push @bad, sprintf("client %d at %d: %s by %s\n%s\nand not\n%s", $client, $n, ('rows', 'side table')[ $i % 2 ],
+			('scan', 'index')[ $i / 2 ], $got[$i], $want[ $i % 2 ]);
+	}
+	$last[$client] = $n;
+	return @bad;
+}
+
+# What a prepared transaction has done is not there, and it holds its locks.
+sub check_held
+{
+	my ($rows, $free) = @_;
+	my @bad;
+	push @bad, "kill_held: $rows and not " . held_rows($held_committed) if $rows ne held_rows($held_committed);
+	push @bad, $held ? 'a lock of a prepared transaction is lost' : 'a lock is left of a prepared transaction' if $free ne ($held ? '' : '1');
+	if ($held and rand() < 0.3)
+	{
+		my $commit = rand() < 0.5;
+		query(($commit ? 'COMMIT' : 'ROLLBACK') . " PREPARED 'held'");
+		$held_committed = $held if $commit;
+		$held = 0;
+		my ($all, $side) = queries('SELECT * FROM kill_held ORDER BY id', 'SELECT count(*), min(v), max(v) FROM kill_held_side');
+		my $want = $held_committed ? "50,$held_committed,$held_committed" : '0,,';
+		push @bad, "kill_held after the end of the prepared transaction: $all, $side" if $all ne held_rows($held_committed) or $side ne $want;
+	}
+	elsif (not $held and rand() < 0.3)
+	{
+		$held = ++$held_number;
+		query(held_prepare($held, $held_committed));
+	}
+	return @bad;
+}
+
+# crashed: the server has not been shut down.
 sub check
 {
-	my @bad;
-	for my $gid (split /\n/, query('SELECT gid FROM pg_prepared_xacts'))
-	{
-		query((rand() < 0.5 ? 'COMMIT' : 'ROLLBACK') . " PREPARED '$gid'");
-	}
+	my ($crashed) = @_;
+	my @gids = split /\n/, query(q{SELECT gid FROM pg_prepared_xacts WHERE gid LIKE 'kill%'});
+	queries(map { (rand() < 0.5 ? 'COMMIT' : 'ROLLBACK') . " PREPARED '$_'" } @gids) if @gids;
+
+	my @sql = ($sums, 'SELECT count(*) FROM kill_unlogged', 'SELECT * FROM kill_held ORDER BY id',
+		'SELECT id FROM kill_held WHERE id = 1 FOR UPDATE SKIP LOCKED', $indexes);
 	for my $client (1 .. $clients)
 	{
-		my $n = query("SELECT n FROM kill_counter WHERE client = $client");
-		push @bad, "client $client: transaction $last[$client] was acknowledged, the table is at $n"
-		  unless $n =~ /^\d+$/ and ($n == $last[$client] or $n == $last[$client] + 1);
-		next unless $n =~ /^\d+$/;
-		my $want = load_rows($client, $n);
-		for my $plan ('SET enable_seqscan = off', 'SET enable_indexscan = off; SET enable_bitmapscan = off; SET enable_indexonlyscan = off')
-		{
-			my $got = query("$plan; SELECT seq, j, ver, length(pad) FROM kill_rows WHERE client = $client ORDER BY 1, 2");
-			push @bad, "client $client at $n: rows\n$got\nand not\n$want\n($plan)" if $got ne $want;
-		}
-		$last[$client] = $n;
+		my $rows = "SELECT seq, j, ver, length(pad) FROM kill_rows WHERE client = $client ORDER BY 1, 2";
+		my $side = "SELECT n, count(*), min(length(v)) FROM kill_side_$client WHERE n > -1000000000 GROUP BY n ORDER BY n";
+		push @sql, "SELECT n FROM kill_counter WHERE client = $client", "$by_scan; $rows", $side, "$by_index; $rows", $side;
 	}
-	my $sums = query('SELECT (SELECT sum(balance) FROM kill_accounts), (SELECT count(*) FROM kill_accounts), (SELECT count(*) FROM kill_rows WHERE seq < 0 OR ver < 0), (SELECT count(*) FROM kill_counter)');
+	my ($sums, $unlogged, $held_rows, $free, $indexes, @clients) = queries(@sql);
+	return "a query failed: $sums" unless @clients == 5 * $clients;
+	my @bad;
 	push @bad, "sum of balances, accounts, rows of the undone, counters: $sums" if $sums ne "0,10,0,$clients";
+	push @bad, "unlogged rows: $unlogged" if $crashed and $unlogged ne '0';
+	push @bad, "amcheck: $indexes" if $indexes ne 't';
+	push @bad, check_client($_, splice @clients, 0, 5) for 1 .. $clients;
+	push @bad, check_held($held_rows, $free);
 	return @bad;
 }
 
@@ -204,7 +274,7 @@ while ($done < $kills)
 	my $mode = $modes[ $done % @modes ];
 	my @before = @last;
 	my @pids = start_load();
-	sleep 0.1 + rand 0.5;
+	sleep 0.1 + rand 0.8;
 	my $pm = postmaster_pid($data) // give_up('no postmaster');
 	$kill{$mode}->($pm, children($pm));
 	$done++;
@@ -224,17 +294,19 @@ while ($done < $kills)
 		}
 		start_server();
 	}
-	my @bad = (@strange, check());
+	my @bad = (@strange, check(1));
 	$transactions += $last[$_] - $before[$_] for 1 .. $clients;
 	ok(!@bad, "kill $done: $mode$again, transactions " . join(' ', @last[ 1 .. $clients ])) or diag(join("\n", @bad));
 	give_up('no more kills: the next ones would hide the cause') if @bad;
 }
 cmp_ok($transactions, '>', 10 * $kills, "the load did something: $transactions transactions");
 
+query('INSERT INTO kill_unlogged SELECT 0, generate_series(1, 5000)');
 system("pg_ctl -D '$data' -m fast -w -t 100 stop >/dev/null 2>&1") == 0 or fail('clean stop');
 start_server();
-my @bad = check();
+my @bad = check(0);
 ok(!@bad, 'the same after a clean stop and start') or diag(join("\n", @bad));
+is(query('SELECT count(*) FROM kill_unlogged'), 5000, 'and unlogged rows are there');
 system("pg_ctl -D '$data' -m fast -w stop >/dev/null 2>&1");
 done_testing();
 
