@@ -38,6 +38,14 @@ my $held_number = 0;
 
 # ---- the server ---------------------------------------------------------------------
 
+# With wal_level = minimal PostgreSQL does not log what is written to a new file, but syncs it at commit.
+sub pg_ctl_start
+{
+	my ($how) = @_;
+	my $level = ('minimal', 'replica')[ rand 2 ];
+	return system("pg_ctl -D '$data' -l '$log' -o '-c wal_level=$level' $how start >/dev/null 2>&1") == 0;
+}
+
 sub is_up
 {
 	return system("psql -X -q -d '$conn' -c 'SELECT 1' >/dev/null 2>&1") == 0;
@@ -50,7 +58,7 @@ sub start_server
 	{
 		# Fails while processes of the killed server are still leaving, and where a server that
 		# was to be killed in recovery had not yet said who it is.
-		return if system("pg_ctl -D '$data' -l '$log' -w -t 100 start >/dev/null 2>&1") == 0;
+		return if pg_ctl_start('-w -t 100');
 		return if postmaster_pid($data) and is_up();
 		give_up("the server does not start; see $log") if time > $until;
 		sleep 0.1;
@@ -81,7 +89,7 @@ sub query
 	my ($out, $err) = ('', '');
 	my $ok = PostgreSQL::Test::Utils::run_log(
 		[ 'psql', '-X', '-q', '-A', '-t', '-F', ',', '-v', 'ON_ERROR_STOP=1', '-d', $conn ], '<', \$sql, '>', \$out, '2>', \$err);
-	diag("$sql: $err") unless $ok;
+	diag($err) unless $ok;
 	chomp $out;
 	return $ok ? $out : "failed: $err";
 }
@@ -162,7 +170,7 @@ my %kill = (
 # Crashes during recovery, at any moment of it: of everything, or of one process that takes part.
 sub crash_in_recovery
 {
-	system("pg_ctl -D '$data' -l '$log' -W start >/dev/null 2>&1");
+	pg_ctl_start('-W');
 	sleep rand 0.25;
 	my $pm = postmaster_pid($data) or return;
 	my %title = children($pm);
