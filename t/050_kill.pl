@@ -1,7 +1,7 @@
 # kill -9 under load: of a backend, of the storage worker, of other processes of
 # the server, of the postmaster, of all at once, and again during recovery.  After
 # each restart every acknowledged commit is there, an unacknowledged one is there
-# wholly or not at all, and nothing else is.
+# wholly or not at all, and nothing else is.  See t/lib/OrbitLoad.pm for the load.
 #
 #   ORBIT_KILLS=2000   more of it (100 by default)
 #   ORBIT_SEED=5       another order of kills
@@ -14,7 +14,8 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 use PostgreSQL::Test::Utils;
 use OrbitLoad qw(load_schema load_script load_chores load_rows load_side held_prepare held_rows);
-use OrbitNode qw(orbit_node postmaster_pid children kill_all);
+use OrbitKill;
+use OrbitNode qw(orbit_node);
 
 my $kills = $ENV{ORBIT_KILLS} // 100;
 my $clients = 4;
@@ -27,72 +28,12 @@ $node->safe_psql('postgres', 'CREATE EXTENSION amcheck');
 $node->safe_psql('postgres', load_schema($clients));
 is($node->safe_psql('postgres', q{SELECT string_agg(DISTINCT amname, ',') FROM pg_class c JOIN pg_am a ON a.oid = relam WHERE relname LIKE 'kill%' AND relkind = 'r'}),
 	'orbit', 'the tables are orbit tables');
-$node->stop;    # from here on started and stopped by hand
-my $data = $node->data_dir;
+my $server = OrbitKill->new($node);
 my $conn = $node->connstr('postgres');
 my $tmp = $PostgreSQL::Test::Utils::tmp_check;
-my $log = "$PostgreSQL::Test::Utils::log_path/kill_server.log";
 my @last = (0) x ($clients + 1);    # last acknowledged transaction of each client
 my ($held, $held_committed) = (0, 0);    # number of the transaction that lasts, 0: none; last one committed
 my $held_number = 0;
-
-# ---- the server ---------------------------------------------------------------------
-
-# With wal_level = minimal PostgreSQL does not log what is written to a new file, but syncs it at commit.
-sub pg_ctl_start
-{
-	my ($how) = @_;
-	my $level = ('minimal', 'replica')[ rand 2 ];
-	return system("pg_ctl -D '$data' -l '$log' -o '-c wal_level=$level' $how start >/dev/null 2>&1") == 0;
-}
-
-sub is_up
-{
-	return system("psql -X -q -d '$conn' -c 'SELECT 1' >/dev/null 2>&1") == 0;
-}
-
-sub start_server
-{
-	my $until = time + 120;
-	while (1)
-	{
-		# Fails while processes of the killed server are still leaving, and where a server that
-		# was to be killed in recovery had not yet said who it is.
-		return if pg_ctl_start('-w -t 100');
-		return if postmaster_pid($data) and is_up();
-		give_up("the server does not start; see $log") if time > $until;
-		sleep 0.1;
-	}
-}
-
-# What is left in the data directory is the evidence.
-sub give_up
-{
-	fail($_[0]);
-	done_testing();
-	exit 1;
-}
-
-sub wait_until_up
-{
-	my $until = time + 120;
-	while (not is_up())
-	{
-		give_up("the server does not come back; see $log") if time > $until;
-		sleep 0.05;
-	}
-}
-
-sub query
-{
-	my ($sql) = @_;
-	my ($out, $err) = ('', '');
-	my $ok = PostgreSQL::Test::Utils::run_log(
-		[ 'psql', '-X', '-q', '-A', '-t', '-F', ',', '-v', 'ON_ERROR_STOP=1', '-d', $conn ], '<', \$sql, '>', \$out, '2>', \$err);
-	diag($err) unless $ok;
-	chomp $out;
-	return $ok ? $out : "failed: $err";
-}
 
 # ---- the load ------------------------------------------------------------------------
 
@@ -145,61 +86,7 @@ sub end_load
 	return @strange;
 }
 
-# ---- the kills ------------------------------------------------------------------------
-
-my %kill = (
-	backend => sub {
-		my ($pm, %p) = @_;
-		my @b = grep { $p{$_} =~ /postgres: \S+ postgres / } sort keys %p;
-		kill 'KILL', $b[ rand @b ] if @b;
-	},
-	worker => sub {
-		my ($pm, %p) = @_;
-		my @w = grep { $p{$_} =~ /orbit/ and $p{$_} !~ /postgres -D/ } sort keys %p;
-		@w = grep { $p{$_} =~ /checkpointer/ } keys %p unless @w;
-		kill 'KILL', $w[0] if @w;
-	},
-	other => sub {
-		my ($pm, %p) = @_;
-		my @o = grep { $p{$_} =~ /checkpointer|walwriter|background writer|autovacuum worker/ } sort keys %p;
-		kill 'KILL', $o[ rand @o ] if @o;
-	},
-	postmaster => sub { kill 'KILL', $_[0] },
-	all => sub { kill_all($data) });
-
-# Crashes during recovery, at any moment of it: of everything, or of one process that takes part.
-sub crash_in_recovery
-{
-	pg_ctl_start('-W');
-	sleep rand 0.25;
-	my $pm = postmaster_pid($data) or return;
-	my %title = children($pm);
-	my @victim = grep { $title{$_} =~ /startup|orbit storage worker/ } sort keys %title;
-	if (@victim and rand() < 0.5)
-	{
-		my $pid = $victim[ rand @victim ];
-		kill 'KILL', $pid;
-		# until the postmaster has seen it
-		for (1 .. 500)
-		{
-			last unless kill 0, $pid;
-			sleep 0.01;
-		}
-		return;
-	}
-	kill_all($data);
-	return;
-}
-
 # ---- the check -------------------------------------------------------------------------
-
-# The outputs of several statements, or of groups of them, in one session.
-sub queries
-{
-	my @out = split /^;;\n/m, query(join('', map { "$_;\n\\echo ;;\n" } @_)) . "\n";
-	chomp @out;
-	return @out;
-}
 
 my $by_scan = 'SET enable_indexscan = off; SET enable_bitmapscan = off; SET enable_indexonlyscan = off; RESET enable_seqscan';
 my $by_index = 'RESET enable_indexscan; SET enable_bitmapscan = off; SET enable_indexonlyscan = off; SET enable_seqscan = off';
@@ -233,17 +120,17 @@ sub check_held
 	if ($held and rand() < 0.3)
 	{
 		my $commit = rand() < 0.5;
-		query(($commit ? 'COMMIT' : 'ROLLBACK') . " PREPARED 'held'");
+		$server->query(($commit ? 'COMMIT' : 'ROLLBACK') . " PREPARED 'held'");
 		$held_committed = $held if $commit;
 		$held = 0;
-		my ($all, $side) = queries('SELECT * FROM kill_held ORDER BY id', 'SELECT count(*), min(v), max(v) FROM kill_held_side');
+		my ($all, $side) = $server->queries('SELECT * FROM kill_held ORDER BY id', 'SELECT count(*), min(v), max(v) FROM kill_held_side');
 		my $want = $held_committed ? "50,$held_committed,$held_committed" : '0,,';
 		push @bad, "kill_held after the end of the prepared transaction: $all, $side" if $all ne held_rows($held_committed) or $side ne $want;
 	}
 	elsif (not $held and rand() < 0.3)
 	{
 		$held = ++$held_number;
-		query(held_prepare($held, $held_committed));
+		$server->query(held_prepare($held, $held_committed));
 	}
 	return @bad;
 }
@@ -252,8 +139,8 @@ sub check_held
 sub check
 {
 	my ($crashed) = @_;
-	my @gids = split /\n/, query(q{SELECT gid FROM pg_prepared_xacts WHERE gid LIKE 'kill%'});
-	queries(map { (rand() < 0.5 ? 'COMMIT' : 'ROLLBACK') . " PREPARED '$_'" } @gids) if @gids;
+	my @gids = split /\n/, $server->query(q{SELECT gid FROM pg_prepared_xacts WHERE gid LIKE 'kill%'});
+	$server->queries(map { (rand() < 0.5 ? 'COMMIT' : 'ROLLBACK') . " PREPARED '$_'" } @gids) if @gids;
 
 	my @sql = ($sums, 'SELECT count(*) FROM kill_unlogged', 'SELECT * FROM kill_held ORDER BY id',
 		'SELECT id FROM kill_held WHERE id = 1 FOR UPDATE SKIP LOCKED', $indexes);
@@ -263,7 +150,7 @@ sub check
 		my $side = "SELECT n, count(*), min(length(v)) FROM kill_side_$client WHERE n > -1000000000 GROUP BY n ORDER BY n";
 		push @sql, "SELECT n FROM kill_counter WHERE client = $client", "$by_scan; $rows", $side, "$by_index; $rows", $side;
 	}
-	my ($sums, $unlogged, $held_rows, $free, $indexes, @clients) = queries(@sql);
+	my ($sums, $unlogged, $held_rows, $free, $indexes, @clients) = $server->queries(@sql);
 	return "a query failed: $sums" unless @clients == 5 * $clients;
 	my @bad;
 	push @bad, "sum of balances, accounts, rows of the undone, counters: $sums" if $sums ne "0,10,0,$clients";
@@ -276,51 +163,30 @@ sub check
 
 my @modes = qw(backend worker postmaster all backend worker all other);
 my ($done, $transactions) = (0, 0);
-start_server();
+$server->start;
 while ($done < $kills)
 {
 	my $mode = $modes[ $done % @modes ];
 	my @before = @last;
 	my @pids = start_load();
 	sleep 0.1 + rand 0.8;
-	my $pm = postmaster_pid($data) // give_up('no postmaster');
-	$kill{$mode}->($pm, children($pm));
-	$done++;
+	$server->kill_some($mode);
 	my @strange = end_load(@pids);
-	my $again = '';
-	if (defined postmaster_pid($data) and $mode !~ /postmaster|all/)
-	{
-		wait_until_up();
-	}
-	else
-	{
-		if (rand() < 0.3)
-		{
-			crash_in_recovery();
-			$again = ', again in recovery';
-			$done++;
-		}
-		start_server();
-	}
+	my $again = $server->recover($mode);
+	$done += 1 + $again;
+	$again = $again ? ', again in recovery' : '';
 	my @bad = (@strange, check(1));
 	$transactions += $last[$_] - $before[$_] for 1 .. $clients;
 	ok(!@bad, "kill $done: $mode$again, transactions " . join(' ', @last[ 1 .. $clients ])) or diag(join("\n", @bad));
-	give_up('no more kills: the next ones would hide the cause') if @bad;
+	$server->give_up('no more kills: the next ones would hide the cause') if @bad;
 }
 cmp_ok($transactions, '>', 10 * $kills, "the load did something: $transactions transactions");
 
-query('INSERT INTO kill_unlogged SELECT 0, generate_series(1, 5000)');
-system("pg_ctl -D '$data' -m fast -w -t 100 stop >/dev/null 2>&1") == 0 or fail('clean stop');
-start_server();
+$server->query('INSERT INTO kill_unlogged SELECT 0, generate_series(1, 5000)');
+ok($server->stop, 'clean stop');
+$server->start;
 my @bad = check(0);
 ok(!@bad, 'the same after a clean stop and start') or diag(join("\n", @bad));
-is(query('SELECT count(*) FROM kill_unlogged'), 5000, 'and unlogged rows are there');
-system("pg_ctl -D '$data' -m fast -w stop >/dev/null 2>&1");
+is($server->query('SELECT count(*) FROM kill_unlogged'), 5000, 'and unlogged rows are there');
+$server->stop;
 done_testing();
-
-END
-{
-	my $status = $?;
-	system("pg_ctl -D '$data' -m immediate -w stop >/dev/null 2>&1") if defined $data and postmaster_pid($data);
-	$? = $status;
-}
