@@ -53,3 +53,13 @@ CREATE FUNCTION show() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE
 CREATE TRIGGER show AFTER UPDATE OR DELETE ON t FOR EACH ROW EXECUTE FUNCTION show();
 UPDATE t SET v = 999 WHERE id = 9;
 DELETE FROM t WHERE id = 9;
+-- An index scan in the order of distances that have to be computed again keeps rows for a while.
+CREATE TABLE knn (id INT, p POLYGON);
+INSERT INTO knn SELECT i, polygon(circle(point(i * 7919 % 1000, i * 104729 % 1000), 1 + i % 9)) FROM generate_series(1, 500) i;
+CREATE INDEX ON knn USING gist (p);
+UPDATE knn SET id = -id WHERE id % 50 = 0;
+SET enable_seqscan = off;
+EXPLAIN (COSTS OFF) SELECT * FROM knn ORDER BY p <-> point(500, 500);
+CREATE TABLE near AS SELECT id, ctid AS tid, xmin AS x, cmin::text AS c FROM knn ORDER BY p <-> point(500, 500);
+RESET enable_seqscan;
+SELECT count(*), count(*) FILTER (WHERE tid = knn.ctid AND x = knn.xmin AND c = knn.cmin::text) AS same FROM near JOIN knn USING (id);

@@ -1,7 +1,7 @@
 # kill -9 under load: of a backend, of the storage worker, of other processes of
 # the server, of the postmaster, of all at once, and again during recovery.  After
 # each restart every acknowledged commit is there, an unacknowledged one is there
-# wholly or not at all, and nothing else is.
+# wholly or not at all, and nothing else is.  See t/lib/OrbitLoad.pm for the load.
 #
 #   ORBIT_KILLS=2000   more of it (100 by default)
 #   ORBIT_SEED=5       another order of kills
@@ -13,75 +13,27 @@ use POSIX qw(_exit);
 use Test::More;
 use Time::HiRes qw(sleep time);
 use PostgreSQL::Test::Utils;
-use OrbitLoad qw(load_schema load_script load_rows);
-use OrbitNode qw(orbit_node postmaster_pid children kill_all);
+use OrbitLoad qw(load_schema load_script load_chores load_rows load_side held_prepare held_rows);
+use OrbitKill;
+use OrbitNode qw(orbit_node);
 
 my $kills = $ENV{ORBIT_KILLS} // 100;
 my $clients = 4;
-my $batch = 2000;    # transactions a client is given; more than it can do in a cycle
+my $batch = 400;     # transactions a client is given; more than it can do in a cycle
 srand($ENV{ORBIT_SEED} // 1);
 
 my $node = orbit_node('kill', 'fsync = off', 'max_wal_size = 64MB', 'restart_after_crash = on',
 	q{log_min_messages = 'log'}, 'deadlock_timeout = 10s');
+$node->safe_psql('postgres', 'CREATE EXTENSION amcheck');
 $node->safe_psql('postgres', load_schema($clients));
 is($node->safe_psql('postgres', q{SELECT string_agg(DISTINCT amname, ',') FROM pg_class c JOIN pg_am a ON a.oid = relam WHERE relname LIKE 'kill%' AND relkind = 'r'}),
 	'orbit', 'the tables are orbit tables');
-$node->stop;    # from here on started and stopped by hand
-my $data = $node->data_dir;
+my $server = OrbitKill->new($node);
 my $conn = $node->connstr('postgres');
 my $tmp = $PostgreSQL::Test::Utils::tmp_check;
-my $log = "$PostgreSQL::Test::Utils::log_path/kill_server.log";
 my @last = (0) x ($clients + 1);    # last acknowledged transaction of each client
-
-# ---- the server ---------------------------------------------------------------------
-
-sub is_up
-{
-	return system("psql -X -q -d '$conn' -c 'SELECT 1' >/dev/null 2>&1") == 0;
-}
-
-sub start_server
-{
-	my $until = time + 120;
-	while (1)
-	{
-		# Fails while processes of the killed server are still leaving, and where a server that
-		# was to be killed in recovery had not yet said who it is.
-		return if system("pg_ctl -D '$data' -l '$log' -w -t 100 start >/dev/null 2>&1") == 0;
-		return if postmaster_pid($data) and is_up();
-		give_up("the server does not start; see $log") if time > $until;
-		sleep 0.1;
-	}
-}
-
-# What is left in the data directory is the evidence.
-sub give_up
-{
-	fail($_[0]);
-	done_testing();
-	exit 1;
-}
-
-sub wait_until_up
-{
-	my $until = time + 120;
-	while (not is_up())
-	{
-		give_up("the server does not come back; see $log") if time > $until;
-		sleep 0.05;
-	}
-}
-
-sub query
-{
-	my ($sql) = @_;
-	my ($out, $err) = ('', '');
-	my $ok = PostgreSQL::Test::Utils::run_log(
-		[ 'psql', '-X', '-q', '-A', '-t', '-F', ',', '-v', 'ON_ERROR_STOP=1', '-d', $conn ], '<', \$sql, '>', \$out, '2>', \$err);
-	diag("$sql: $err") unless $ok;
-	chomp $out;
-	return $ok ? $out : "failed: $err";
-}
+my ($held, $held_committed) = (0, 0);    # number of the transaction that lasts, 0: none; last one committed
+my $held_number = 0;
 
 # ---- the load ------------------------------------------------------------------------
 
@@ -102,8 +54,7 @@ sub start_psql
 sub start_load
 {
 	my @pids = map { start_psql("client$_", load_script($_, $last[$_] + 1, $last[$_] + $batch)) } 1 .. $clients;
-	my $chores = join('', map { "SELECT pg_sleep($_);\n" . (('CHECKPOINT', 'VACUUM kill_rows', 'VACUUM (FREEZE) kill_accounts')[ rand 3 ]) . ";\n" } map { 0.05 + rand 0.3 } 1 .. 50);
-	push @pids, start_psql('chores', $chores);
+	push @pids, start_psql('chores', load_chores(50));
 	return @pids;
 }
 
@@ -130,117 +81,112 @@ sub end_load
 		my $out = slurp_file("$tmp/client$client.out");
 		my ($done) = $out =~ /done (\d+)\n(?!.*done)/s;
 		$last[$client] = $done if defined $done;
-		my @errors = grep { /ERROR|PANIC/ } split /\n/, slurp_file("$tmp/client$client.err");
-		push @strange, @errors;
 	}
+	push @strange, grep { /ERROR|PANIC/ } map { split /\n/, slurp_file("$tmp/$_.err") } 'chores', map { "client$_" } 1 .. $clients;
 	return @strange;
-}
-
-# ---- the kills ------------------------------------------------------------------------
-
-my %kill = (
-	backend => sub {
-		my ($pm, %p) = @_;
-		my @b = grep { $p{$_} =~ /postgres: \S+ postgres / } sort keys %p;
-		kill 'KILL', $b[ rand @b ] if @b;
-	},
-	worker => sub {
-		my ($pm, %p) = @_;
-		my @w = grep { $p{$_} =~ /orbit/ and $p{$_} !~ /postgres -D/ } sort keys %p;
-		@w = grep { $p{$_} =~ /checkpointer/ } keys %p unless @w;
-		kill 'KILL', $w[0] if @w;
-	},
-	other => sub {
-		my ($pm, %p) = @_;
-		my @o = grep { $p{$_} =~ /checkpointer|walwriter|background writer|autovacuum worker/ } sort keys %p;
-		kill 'KILL', $o[ rand @o ] if @o;
-	},
-	postmaster => sub { kill 'KILL', $_[0] },
-	all => sub { kill_all($data) });
-
-# Crashes during recovery, at any moment of it.
-sub crash_in_recovery
-{
-	system("pg_ctl -D '$data' -l '$log' -W start >/dev/null 2>&1");
-	sleep rand 0.25;
-	kill_all($data);
-	sleep 0.05;
-	return;
 }
 
 # ---- the check -------------------------------------------------------------------------
 
+my $by_scan = 'SET enable_indexscan = off; SET enable_bitmapscan = off; SET enable_indexonlyscan = off; RESET enable_seqscan';
+my $by_index = 'RESET enable_indexscan; SET enable_bitmapscan = off; SET enable_indexonlyscan = off; SET enable_seqscan = off';
+my $sums = q{SELECT (SELECT sum(balance) FROM kill_accounts), (SELECT count(*) FROM kill_accounts), (SELECT count(*) FROM kill_rows WHERE seq < 0 OR ver < 0), (SELECT count(*) FROM kill_counter)};
+my $indexes = q{SELECT count(bt_index_check(c.oid, true)) > 0 FROM pg_class c JOIN pg_index i ON indexrelid = c.oid WHERE relname LIKE 'kill%' AND indisvalid};
+
+sub check_client
+{
+	my ($client, $n, @got) = @_;
+	return "client $client: transaction $last[$client] was acknowledged, the table is at $n"
+	  unless $n =~ /^\d+$/ and ($n == $last[$client] or $n == $last[$client] + 1);
+	my @want = (load_rows($client, $n), load_side($client, $n));
+	my @bad;
+	for my $i (0 .. 3)
+	{
+		next if $got[$i] eq $want[ $i % 2 ];
+		push @bad, sprintf("client %d at %d: %s by %s\n%s\nand not\n%s", $client, $n, ('rows', 'side table')[ $i % 2 ],
+			('scan', 'index')[ $i / 2 ], $got[$i], $want[ $i % 2 ]);
+	}
+	$last[$client] = $n;
+	return @bad;
+}
+
+# What a prepared transaction has done is not there, and it holds its locks.
+sub check_held
+{
+	my ($rows, $free) = @_;
+	my @bad;
+	push @bad, "kill_held: $rows and not " . held_rows($held_committed) if $rows ne held_rows($held_committed);
+	push @bad, $held ? 'a lock of a prepared transaction is lost' : 'a lock is left of a prepared transaction' if $free ne ($held ? '' : '1');
+	if ($held and rand() < 0.3)
+	{
+		my $commit = rand() < 0.5;
+		$server->query(($commit ? 'COMMIT' : 'ROLLBACK') . " PREPARED 'held'");
+		$held_committed = $held if $commit;
+		$held = 0;
+		my ($all, $side) = $server->queries('SELECT * FROM kill_held ORDER BY id', 'SELECT count(*), min(v), max(v) FROM kill_held_side');
+		my $want = $held_committed ? "50,$held_committed,$held_committed" : '0,,';
+		push @bad, "kill_held after the end of the prepared transaction: $all, $side" if $all ne held_rows($held_committed) or $side ne $want;
+	}
+	elsif (not $held and rand() < 0.3)
+	{
+		$held = ++$held_number;
+		$server->query(held_prepare($held, $held_committed));
+	}
+	return @bad;
+}
+
+# crashed: the server has not been shut down.
 sub check
 {
-	my @bad;
-	for my $gid (split /\n/, query('SELECT gid FROM pg_prepared_xacts'))
-	{
-		query((rand() < 0.5 ? 'COMMIT' : 'ROLLBACK') . " PREPARED '$gid'");
-	}
+	my ($crashed) = @_;
+	my @gids = split /\n/, $server->query(q{SELECT gid FROM pg_prepared_xacts WHERE gid LIKE 'kill%'});
+	$server->queries(map { (rand() < 0.5 ? 'COMMIT' : 'ROLLBACK') . " PREPARED '$_'" } @gids) if @gids;
+
+	my @sql = ($sums, 'SELECT count(*) FROM kill_unlogged', 'SELECT * FROM kill_held ORDER BY id',
+		'SELECT id FROM kill_held WHERE id = 1 FOR UPDATE SKIP LOCKED', $indexes);
 	for my $client (1 .. $clients)
 	{
-		my $n = query("SELECT n FROM kill_counter WHERE client = $client");
-		push @bad, "client $client: transaction $last[$client] was acknowledged, the table is at $n"
-		  unless $n =~ /^\d+$/ and ($n == $last[$client] or $n == $last[$client] + 1);
-		next unless $n =~ /^\d+$/;
-		my $want = load_rows($client, $n);
-		for my $plan ('SET enable_seqscan = off', 'SET enable_indexscan = off; SET enable_bitmapscan = off; SET enable_indexonlyscan = off')
-		{
-			my $got = query("$plan; SELECT seq, j, ver, length(pad) FROM kill_rows WHERE client = $client ORDER BY 1, 2");
-			push @bad, "client $client at $n: rows\n$got\nand not\n$want\n($plan)" if $got ne $want;
-		}
-		$last[$client] = $n;
+		my $rows = "SELECT seq, j, ver, length(pad) FROM kill_rows WHERE client = $client ORDER BY 1, 2";
+		my $side = "SELECT n, count(*), min(length(v)) FROM kill_side_$client WHERE n > -1000000000 GROUP BY n ORDER BY n";
+		push @sql, "SELECT n FROM kill_counter WHERE client = $client", "$by_scan; $rows", $side, "$by_index; $rows", $side;
 	}
-	my $sums = query('SELECT (SELECT sum(balance) FROM kill_accounts), (SELECT count(*) FROM kill_accounts), (SELECT count(*) FROM kill_rows WHERE seq < 0 OR ver < 0), (SELECT count(*) FROM kill_counter)');
+	my ($sums, $unlogged, $held_rows, $free, $indexes, @clients) = $server->queries(@sql);
+	return "a query failed: $sums" unless @clients == 5 * $clients;
+	my @bad;
 	push @bad, "sum of balances, accounts, rows of the undone, counters: $sums" if $sums ne "0,10,0,$clients";
+	push @bad, "unlogged rows: $unlogged" if $crashed and $unlogged ne '0';
+	push @bad, "amcheck: $indexes" if $indexes ne 't';
+	push @bad, check_client($_, splice @clients, 0, 5) for 1 .. $clients;
+	push @bad, check_held($held_rows, $free);
 	return @bad;
 }
 
 my @modes = qw(backend worker postmaster all backend worker all other);
 my ($done, $transactions) = (0, 0);
-start_server();
+$server->start;
 while ($done < $kills)
 {
 	my $mode = $modes[ $done % @modes ];
 	my @before = @last;
 	my @pids = start_load();
-	sleep 0.1 + rand 0.5;
-	my $pm = postmaster_pid($data) // give_up('no postmaster');
-	$kill{$mode}->($pm, children($pm));
-	$done++;
+	sleep 0.1 + rand 0.8;
+	$server->kill_some($mode);
 	my @strange = end_load(@pids);
-	my $again = '';
-	if (defined postmaster_pid($data) and $mode !~ /postmaster|all/)
-	{
-		wait_until_up();
-	}
-	else
-	{
-		if (rand() < 0.3)
-		{
-			crash_in_recovery();
-			$again = ', again in recovery';
-			$done++;
-		}
-		start_server();
-	}
-	my @bad = (@strange, check());
+	my $again = $server->recover($mode);
+	$done += 1 + $again;
+	$again = $again ? ', again in recovery' : '';
+	my @bad = (@strange, check(1));
 	$transactions += $last[$_] - $before[$_] for 1 .. $clients;
 	ok(!@bad, "kill $done: $mode$again, transactions " . join(' ', @last[ 1 .. $clients ])) or diag(join("\n", @bad));
-	give_up('no more kills: the next ones would hide the cause') if @bad;
+	$server->give_up('no more kills: the next ones would hide the cause') if @bad;
 }
 cmp_ok($transactions, '>', 10 * $kills, "the load did something: $transactions transactions");
 
-system("pg_ctl -D '$data' -m fast -w -t 100 stop >/dev/null 2>&1") == 0 or fail('clean stop');
-start_server();
-my @bad = check();
+$server->query('INSERT INTO kill_unlogged SELECT 0, generate_series(1, 5000)');
+ok($server->stop, 'clean stop');
+$server->start;
+my @bad = check(0);
 ok(!@bad, 'the same after a clean stop and start') or diag(join("\n", @bad));
-system("pg_ctl -D '$data' -m fast -w stop >/dev/null 2>&1");
+is($server->query('SELECT count(*) FROM kill_unlogged'), 5000, 'and unlogged rows are there');
+$server->stop;
 done_testing();
-
-END
-{
-	my $status = $?;
-	system("pg_ctl -D '$data' -m immediate -w stop >/dev/null 2>&1") if defined $data and postmaster_pid($data);
-	$? = $status;
-}

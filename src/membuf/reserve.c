@@ -276,6 +276,7 @@ MembufEnterWrite(void)
 		LWLockRelease(GateLock());
 	}
 	LWLockAcquire(SwitchLock(), LW_SHARED);
+	OrbitStopPoint("write_section");
 }
 
 void

@@ -15,7 +15,7 @@
 #include "miscadmin.h"
 #include "storage/procarray.h"
 
-#include "row/row.h"
+#include "row/row_internal.h"
 
 /* Offsets that no row of ours has: multiples of 256, and those reserved by PostgreSQL. */
 static inline bool
@@ -79,6 +79,32 @@ RowFetchExact(Relation rel, ItemPointer tid, Snapshot snapshot, TupleTableSlot *
 	found = FindExact(&chain, rel, snapshot, OrbitTidTag(tid), &v);
 	if (found)
 		RowStoreSlot(slot, rel, &v, NULL);
+	StoreViewClose(&view);
+	return found;
+}
+
+bool
+RowFetchSystem(Relation rel, const ItemPointerData *tid, RowSystem *sys)
+{
+	OrbitStorageId storage = RowStorage(rel);
+	StoreView	view;
+	StoreChain	chain;
+	RowVersion	v;
+	bool		found;
+
+	if (unlikely(!TidIsOurs(tid)))
+		return false;
+
+	StoreViewOpen(&view);
+	StoreChainOpen(&chain, &view, storage, OrbitTidPage(tid), OrbitTidSlot(tid));
+	found = RowFindVersion(&chain, OrbitTidTag(tid), &v);
+	if (found)
+	{
+		sys->xmin = v.entry->xid;
+		sys->cmin = v.entry->cid;
+		sys->xmax = v.xmax;
+		sys->cmax = v.cmax;
+	}
 	StoreViewClose(&view);
 	return found;
 }

@@ -380,8 +380,12 @@ WriteUpdate(RowModify *m, RowUpdating *u, int tag, ItemPointer newtid)
 	HeapTuple	identity;
 	bool		done;
 
+	/*
+	 * As in heap, the update is as strong as the strongest lock that we have on the version: who
+	 * was kept waiting by FOR UPDATE, be it with KEY SHARE, goes on with the new version.
+	 */
 	change.kind = WAL_UPDATE;
-	change.mode = m->mode;
+	change.mode = Max((int) m->mode, RowOwnLock(&m->s));
 	change.entry.xid = GetCurrentTransactionId();
 	change.entry.cid = m->cid;
 	if (tag >= 0)
@@ -394,7 +398,7 @@ WriteUpdate(RowModify *m, RowUpdating *u, int tag, ItemPointer newtid)
 		NewRowChange(m, u, &change, &mark);
 		OrbitTidSet(newtid, u->new_row.page, u->new_row.slot, 0);
 	}
-	if (m->mode == LockTupleExclusive)
+	if (change.mode == LockTupleExclusive)
 		change.entry.kind_flags |= CODEC_KEYS_UPDATED;
 
 	identity = SetOldImage(m, &change, u->old, u->changes_identity);

@@ -2,6 +2,7 @@
  * row/row_internal.h: private to row.  What the files that change rows share.
  *
  * slot.c        tuple slot, page images
+ * fetch.c       one row by its TID
  * image.c       images <-> heap tuples, TOAST, comparison, replica identity
  * fate.c        fates of transactions
  * visibility.c  which version a snapshot sees
@@ -37,6 +38,20 @@ extern void RowCleanTuple(HeapTuple tuple, Oid tableoid);
 /* The slot's contents have been stored as this version. */
 extern void RowSlotStored(TupleTableSlot *slot, Relation rel, const ItemPointerData *tid,
 						  TransactionId xmin, CommandId cmin, TransactionId xmax);
+
+/* ---- fetch.c ------------------------------------------------------------------ */
+
+/* What the system columns of a version show. */
+typedef struct RowSystem
+{
+	TransactionId xmin;
+	TransactionId xmax;
+	CommandId	cmin;
+	CommandId	cmax;			/* InvalidCommandId: xmax is but a locker's */
+} RowSystem;
+
+/* Of the version at exactly this TID, whatever its fate. */
+extern bool RowFetchSystem(Relation rel, const ItemPointerData *tid, RowSystem *sys);
 
 /* ---- image.c ------------------------------------------------------------------ */
 

@@ -20,6 +20,7 @@
 
 #include "access/htup_details.h"
 #include "access/sysattr.h"
+#include "access/table.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
@@ -333,13 +334,42 @@ orbit_slot_getsomeattrs(TupleTableSlot *slot, int natts)
 	TTSOpsHeapTuple.getsomeattrs(slot, natts);
 }
 
+/*
+ * PostgreSQL may give back a row that it has kept as a tuple for a while: an index scan ordered by
+ * a distance that the index knows only roughly does.  What comes into the slot then are the
+ * values and the TID; the rest is looked up.
+ */
+static bool
+LookUpRow(RowTupleTableSlot *rslot)
+{
+	TupleTableSlot *slot = &rslot->base.base;
+	RowSystem	sys;
+	Relation	rel;
+	bool		found;
+
+	if (!ItemPointerIsValid(&slot->tts_tid) || !OidIsValid(slot->tts_tableOid))
+		return false;
+	rel = table_open(slot->tts_tableOid, NoLock);	/* locked by the query */
+	found = table_slot_callbacks(rel) == &TTSOpsOrbit &&
+		RowFetchSystem(rel, &slot->tts_tid, &sys);
+	table_close(rel, NoLock);
+	if (!found)
+		return false;
+	rslot->xmin = sys.xmin;
+	rslot->cmin = sys.cmin;
+	rslot->xmax = sys.xmax;
+	rslot->cmax = sys.cmax;
+	rslot->has_row = true;
+	return true;
+}
+
 static Datum
 orbit_slot_getsysattr(TupleTableSlot *slot, int attnum, bool *isnull)
 {
 	RowTupleTableSlot *rslot = (RowTupleTableSlot *) slot;
 
 	Assert(!TTS_EMPTY(slot));
-	if (!rslot->has_row)
+	if (!rslot->has_row && !LookUpRow(rslot))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot retrieve a system column in this context")));
@@ -399,9 +429,10 @@ orbit_slot_materialize(TupleTableSlot *slot)
 	RowTupleTableSlot *rslot = (RowTupleTableSlot *) slot;
 
 	Assert(!TTS_EMPTY(slot));
-	if (rslot->base.tuple != NULL && !InPage(rslot))
+	if (rslot->base.tuple == NULL || InPage(rslot))
+		MakeTuple(slot);
+	else if (rslot->page == NULL)
 		return;
-	MakeTuple(slot);
 	DropPage(rslot);
 	rslot->base.off = 0;
 	slot->tts_nvalid = 0;
@@ -483,10 +514,10 @@ orbit_slot_copy_heap_tuple(TupleTableSlot *slot)
 	from = rslot->base.tuple;
 	copy = RowCopyImage(TupleImage(from), from->t_len - ROW_IMAGE_OFFSET);
 	if (rslot->has_row)
-		RowFillHeader(copy->t_data, rslot->xmin, rslot->xmax, rslot->cmin, &from->t_self);
+		RowFillHeader(copy->t_data, rslot->xmin, rslot->xmax, rslot->cmin, &slot->tts_tid);
 	else
 		RowCleanTuple(copy, InvalidOid);
-	copy->t_self = from->t_self;
+	copy->t_self = slot->tts_tid;
 	copy->t_tableOid = from->t_tableOid;
 	return copy;
 }

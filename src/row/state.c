@@ -71,13 +71,18 @@ AddHolder(RowState *s, const CodecEntry *e, RowFate fate)
 	LockTupleMode mode = (LockTupleMode) e->tag;
 	RowHolder  *h;
 
-	/* the same lock met again: carried up, or in an arena and in RocksDB */
+	/*
+	 * The same lock met again: carried up, or in an arena and in RocksDB.  Where it lies is
+	 * where it was taken, the lowest place; but behind the target RocksDB may repeat
+	 * what the arenas have above it.
+	 */
 	for (int i = 0; i < s->nholders; i++)
 	{
 		h = &s->holders[i];
 		if (h->xid == e->xid && h->mode == mode)
 		{
-			h->over = s->nover;
+			if (!s->exists)
+				h->over = s->nover;
 			return;
 		}
 	}
