@@ -262,7 +262,7 @@ Goes(const Plan *plan, const char *node)
 				case FATE_ABORTED:
 					return true;
 				case FATE_COMMITTED:
-					return plan->bottom;
+					return plan->bottom || plan->frozen != NULL;
 				case FATE_UNDECIDED:
 					break;
 			}
