@@ -1,181 +1,18 @@
 /*
- * codec_prune_test.c: pruning and page summaries, rule by rule.  Prints TAP.
+ * codec_prune_test.c: pruning, rule by rule.  Prints TAP.
  *
  *   cc -std=gnu11 -g -O1 -Isrc -It/unit t/unit/codec_prune_test.c src/codec/(every .c)
  *
- * Chains are written as text, newest entry first, parts newest first and divided by a bar:
- *
- *   "U30n L120 | D20 I10"
- *
- * I INSERT, U UPDATE, D DELETE, L LOCK, C CONFIRM, K KILL, X dead slot, and the number of the
- * transaction; then flags: * frozen, n no lockers, s speculative, m a delete mark that names a new row.
  * Transactions of odd numbers have aborted, of even ones committed.  Each case is run in
  * several places of the xids' circle.
  */
-#include <ctype.h>
-#include <string.h>
 #include <time.h>
 
-#include "codec/codec.h"
-#include "codec_tap.h"
+#include "codec_text.h"
 
-#define SLOT		5
 #define MAX_PARTS	4
-#define TEXT		512
 
-/* ---- chains as text ------------------------------------------------------------------ */
-
-static uint64_t origin;			/* full xid of transaction 0 */
-
-typedef union TestEntry
-{
-	CodecEntry	e;
-	char		room[CODEC_ENTRY_HEADER + 64];
-} TestEntry;
-
-static uint32_t
-ImageLength(uint32_t n)
-{
-	return 5 + n % 17;
-}
-
-/* All but the header follows from the transaction's number. */
-static void
-FillPayload(TestEntry *t, uint32_t n)
-{
-	switch (CodecEntryKind(&t->e))
-	{
-		case CODEC_INSERT:
-		case CODEC_UPDATE:
-			t->e.len = ImageLength(n) + ((t->e.kind_flags & CODEC_SPECULATIVE) ? 4 : 0);
-			break;
-		case CODEC_DELETE:
-			t->e.len = sizeof(CodecDelete);
-			break;
-		default:
-			t->e.len = 0;
-			break;
-	}
-	for (uint32_t i = 0; i < t->e.len; i++)
-		t->room[CODEC_ENTRY_HEADER + i] = (char) (n * 7 + i + 1);
-}
-
-static const char kinds[] = "?IUDLCKX";
-static const struct
-{
-	char		letter;
-	uint8_t		flag;
-}			flags[] = {
-	{'n', CODEC_NO_LOCKERS}, {'s', CODEC_SPECULATIVE}, {'m', CODEC_KEYS_UPDATED}, {'*', CODEC_FROZEN}
-};
-
-static const char *
-ParseEntry(const char *s, TestEntry *t)
-{
-	uint32_t	n;
-	uint64_t	full;
-	char	   *end;
-
-	memset(t, 0, sizeof(*t));
-	t->e.kind_flags = (uint8_t) (strchr(kinds, *s) - kinds);
-	n = (uint32_t) strtoul(s + 1, &end, 10);
-	full = origin + n;
-	t->e.xid = (uint32_t) full;
-	t->e.cid = CodecEntryKind(&t->e) == CODEC_DEADSLOT ? (uint32_t) (full >> 32) : n % 3;
-	if (CodecEntryKind(&t->e) == CODEC_UPDATE)
-		t->e.tag = (uint8_t) (1 + n % 200);
-	for (s = end; *s != '\0' && *s != ' '; s++)
-	{
-		for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++)
-			t->e.kind_flags |= *s == flags[i].letter ? flags[i].flag : 0;
-	}
-	FillPayload(t, n);
-	return s;
-}
-
-/* One page with the chain on one slot; without entries an empty page. */
-static bool
-ParsePart(const char **s, CodecBuf *out)
-{
-	CodecBuilder b;
-	bool		ok;
-
-	CodecBuildBegin(&b, out);
-	ok = CodecBuildChain(&b, SLOT);
-	for (; **s != '\0' && **s != '|'; (*s)++)
-	{
-		TestEntry	t;
-
-		if (**s == ' ')
-			continue;
-		*s = ParseEntry(*s, &t) - 1;
-		ok = ok && CodecBuildEntry(&b, &t.e);
-	}
-	ok = ok && CodecBuildFinish(&b);
-	CodecBuildFree(&b);
-	return ok;
-}
-
-static int
-ParseParts(const char *s, CodecBuf *pages)
-{
-	int			n = 0;
-
-	for (;;)
-	{
-		pages[n].len = 0;
-		if (!ParsePart(&s, &pages[n]))
-			abort();
-		n++;
-		if (*s == '\0')
-			return n;
-		s++;
-	}
-}
-
-/* The number, or "?" when the payload is not what it should be. */
-static void
-PrintEntry(char *text, const CodecEntry *e)
-{
-	TestEntry	want = {{0}};
-	bool		dead = CodecEntryKind(e) == CODEC_DEADSLOT;
-	uint32_t	n = dead ? (uint32_t) (CodecDeadSlotXid(e) - origin) : e->xid - (uint32_t) origin;
-
-	want.e.kind_flags = e->kind_flags;
-	FillPayload(&want, n);
-	text += strlen(text);
-	text += sprintf(text, "%c%u", kinds[CodecEntryKind(e)], n);
-	for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++)
-	{
-		if (e->kind_flags & flags[i].flag)
-			*text++ = flags[i].letter;
-	}
-	if (want.e.len != e->len || memcmp(want.e.payload, e->payload, e->len) != 0 ||
-		(!dead && e->cid != n % 3))
-		*text++ = '?';
-	strcpy(text, " ");
-}
-
-static const char *
-PrintPage(char *text, const CodecBuf *page)
-{
-	CodecPage	p;
-	int			slot;
-
-	text[0] = '\0';
-	if (!CodecPageOpen(&p, page->data, page->len) || p.nchains > 1)
-		return strcpy(text, "not a page");
-	if (p.nchains == 0)
-		return text;
-	for (const CodecEntry *e = CodecPageChain(&p, 0, &slot); e != NULL; e = CodecPageOlder(&p, 0, e))
-		PrintEntry(text, e);
-	if (slot != SLOT)
-		return strcpy(text, "another slot");
-	text[strlen(text) - 1] = '\0';
-	return text;
-}
-
-/* ---- horizons ------------------------------------------------------------------------- */
+/* ---- horizons ---------------------------------------------------------- */
 
 static uint8_t **chunks;
 static size_t nchunks;
@@ -219,7 +56,7 @@ MakeHorizon(CodecHorizon *h, uint32_t limit, uint32_t settled, uint32_t base)
 	h->fates = (const uint8_t *const *) chunks;
 }
 
-/* ---- cases ------------------------------------------------------------------------------ */
+/* ---- cases ------------------------------------------------------------- */
 
 typedef struct Case
 {
@@ -400,17 +237,6 @@ RunCase(const Case *c)
 	return ok;
 }
 
-static const uint64_t origins[] = {
-	1000,
-	UINT64_C(3) * CODEC_FATES_CHUNK - 50,
-	(UINT64_C(1) << 31) - 50,
-	(UINT64_C(1) << 32) - 1000,
-	(UINT64_C(7) << 32) - 63,	/* 66 is xid 3 */
-	(UINT64_C(5) << 32) + (UINT64_C(1) << 31) - 30,
-};
-
-#define NORIGINS	(sizeof(origins) / sizeof(origins[0]))
-
 static void
 TestCases(void)
 {
@@ -433,7 +259,7 @@ TestCases(void)
 	}
 }
 
-/* ---- xids far away ------------------------------------------------------------------------ */
+/* ---- xids far away ----------------------------------------------------- */
 
 /* The chain of one page after pruning, with xids written by hand. */
 static bool
@@ -503,35 +329,7 @@ TestFarXids(void)
 	   "xids: a frozen delete mark out of reach is taken for later than it was, never earlier");
 }
 
-/* ---- pages ------------------------------------------------------------------------------------ */
-
-/* Slots 1 to n; the chain of slot s is texts[s % ntexts]. */
-static void
-BuildPage(int n, const char *const *texts, int ntexts, CodecBuf *out)
-{
-	CodecBuilder b;
-	bool		ok = true;
-
-	CodecBuildBegin(&b, out);
-	for (int slot = 1; slot <= n; slot++)
-	{
-		const char *s = texts[slot % ntexts];
-
-		ok = ok && CodecBuildChain(&b, slot);
-		while (*s != '\0')
-		{
-			TestEntry	t;
-
-			s = ParseEntry(s, &t);
-			s += *s == ' ';
-			ok = ok && CodecBuildEntry(&b, &t.e);
-		}
-	}
-	ok = ok && CodecBuildFinish(&b);
-	CodecBuildFree(&b);
-	if (!ok)
-		abort();
-}
+/* ---- pages ------------------------------------------------------------- */
 
 static bool
 PruneTo(const CodecBuf *page, const CodecPruning *p, const CodecBuf *want)
@@ -701,128 +499,6 @@ TestLong(void)
 	CodecBufFree(&out);
 }
 
-/* ---- summaries ------------------------------------------------------------------------------------ */
-
-typedef struct SumCase
-{
-	const char *chain;
-	uint64_t	entries;
-	uint64_t	doomed;
-	uint64_t	deletes;
-	uint64_t	deadslots;
-	uint64_t	unfrozen;
-	uint32_t	oldest;
-	uint32_t	newest;
-} SumCase;
-
-static const SumCase sums[] = {
-	{"I10", 1, 0, 0, 0, 1, 10, 10},
-	{"I10*", 1, 0, 0, 0, 0, 0, 0},
-	{"U30 U20 I10", 3, 2, 0, 0, 3, 10, 30},
-	{"U30 U20*", 2, 1, 0, 0, 1, 30, 30},
-	{"L40 U20*", 2, 1, 0, 0, 1, 40, 40},
-	{"L40 L12 U20 L62", 4, 3, 0, 0, 4, 12, 62},
-	{"D30 I10", 2, 2, 1, 0, 2, 10, 30},
-	{"D30*", 1, 1, 1, 0, 0, 0, 0},
-	{"D30* I10", 2, 2, 1, 0, 1, 10, 10},
-	{"X30", 1, 1, 0, 1, 0, 0, 0},
-	{"L40 X30", 2, 2, 0, 1, 1, 40, 40},
-	{"C10 I10s", 2, 1, 0, 0, 2, 10, 10},
-	{"K10 I10s", 2, 2, 0, 0, 2, 10, 10},
-};
-
-#define NSUMS	(sizeof(sums) / sizeof(sums[0]))
-
-static bool
-SameSum(const SumCase *c, uint64_t bytes, const CodecSummary *s)
-{
-	return s->pages == 1 && s->rows == 1 && s->entries == c->entries && s->doomed == c->doomed &&
-		s->bytes == bytes && s->deletes == c->deletes && s->deadslots == c->deadslots &&
-		s->unfrozen == c->unfrozen &&
-		(c->unfrozen == 0 || (s->oldest_unfrozen == (uint32_t) (origin + c->oldest) &&
-							  s->newest_unfrozen == (uint32_t) (origin + c->newest)));
-}
-
-static void
-TestSummaries(void)
-{
-	bool		each = true;
-	bool		whole = true;
-
-	for (size_t k = 0; k < NORIGINS; k++)
-	{
-		CodecSummary all = {0};
-		CodecSummary sum = {0};
-		CodecBuf	page = {0};
-		const char *texts[NSUMS];
-
-		origin = origins[k];
-		for (size_t i = 0; i < NSUMS; i++)
-		{
-			CodecSummary one = {0};
-			const char *s = sums[i].chain;
-
-			texts[i] = s;
-			page.len = 0;
-			if (!ParsePart(&s, &page))
-				abort();
-			CodecSummarize(page.data, page.len, &one);
-			CodecSummarize(page.data, page.len, &sum);
-			if (!SameSum(&sums[i], page.len, &one))
-				printf("# %s, origin %llx\n", sums[i].chain, (unsigned long long) origin);
-			each = each && SameSum(&sums[i], page.len, &one);
-		}
-		page.len = 0;
-		BuildPage(NSUMS, texts, NSUMS, &page);
-		CodecSummarize(page.data, page.len, &all);
-		whole = whole && all.pages == 1 && sum.pages == NSUMS && all.rows == NSUMS &&
-			all.entries == sum.entries && all.doomed == sum.doomed &&
-			all.doomed_bytes == sum.doomed_bytes && all.deletes == sum.deletes &&
-			all.deadslots == sum.deadslots && all.unfrozen == sum.unfrozen &&
-			all.oldest_unfrozen == (uint32_t) (origin + 10) &&
-			all.newest_unfrozen == (uint32_t) (origin + 62) &&
-			sum.oldest_unfrozen == all.oldest_unfrozen && sum.newest_unfrozen == all.newest_unfrozen;
-		CodecBufFree(&page);
-	}
-	Ok(each, "summary: of single chains, in every place of the circle");
-	Ok(whole, "summary: of many, on one page and added up");
-}
-
-static void
-TestSummaryMore(void)
-{
-	CodecSummary sum = {0};
-	CodecSummary empty = {0};
-	CodecBuf	page = {0};
-	const char *s = "D30 I10 L20";
-	TestEntry	t;
-	CodecBuilder b;
-
-	origin = 1000;
-	if (!ParsePart(&s, &page))
-		abort();
-	CodecSummarize(page.data, page.len - 8, &sum);
-	CodecSummarize(NULL, 0, &sum);
-	page.data[0] ^= 1;
-	CodecSummarize(page.data, page.len, &sum);
-	Ok(memcmp(&sum, &empty, sizeof(sum)) == 0, "summary: damage counts nothing");
-	page.data[0] ^= 1;
-	CodecSummarize(page.data, page.len, &sum);
-	Ok(sum.doomed_bytes == page.len - 16, "summary: doomed bytes are those of the nodes");
-
-	memset(&sum, 0, sizeof(sum));
-	page.len = 0;
-	ParseEntry("I10", &t);
-	t.e.xid = 2;
-	CodecBuildBegin(&b, &page);
-	if (!CodecBuildChain(&b, 1) || !CodecBuildEntry(&b, &t.e) || !CodecBuildFinish(&b))
-		abort();
-	CodecBuildFree(&b);
-	CodecSummarize(page.data, page.len, &sum);
-	Ok(sum.entries == 1 && sum.unfrozen == 0, "summary: xids that mean no transaction hold nothing up");
-	CodecBufFree(&page);
-}
-
 int
 main(int argc, char **argv)
 {
@@ -835,8 +511,6 @@ main(int argc, char **argv)
 	TestNothingToPrune();
 	TestNonsense();
 	TestLong();
-	TestSummaries();
-	TestSummaryMore();
 	FreeFates();
 	printf("1..%d\n", tests);
 	return failures > 0;
