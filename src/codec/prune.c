@@ -134,7 +134,7 @@ typedef struct Plan
 	const char *frozen;			/* the chain is to end here; NULL: nowhere */
 	const char *dead;			/* what ended the row; NULL: it is not known to be dead */
 	size_t		end;			/* nobody reads beyond: behind the INSERT at the latest */
-	bool		bottom;			/* what lies below is known, or does not matter */
+	bool		complete;
 	bool		confirmed;		/* a committed CONFIRM of `confirmer` was met */
 	uint32_t	confirmer;
 } Plan;
@@ -195,17 +195,11 @@ PlanNode(Plan *plan, const char *node, bool *above)
 			*above = true;
 			break;
 		case CODEC_CONFIRM:
-			switch (NodeFate(plan->h, node))
+			/* above its INSERT, with the same fate */
+			if (NodeFate(plan->h, node) == FATE_COMMITTED)
 			{
-				case FATE_COMMITTED:
-					plan->confirmed = true;
-					plan->confirmer = NodeXid(node);
-					break;
-				case FATE_UNDECIDED:
-					*above = true;
-					break;
-				case FATE_ABORTED:
-					break;
+				plan->confirmed = true;
+				plan->confirmer = NodeXid(node);
 			}
 			break;
 		case CODEC_KILL:
@@ -236,16 +230,14 @@ PlanChain(Plan *plan, const char *nodes, size_t size)
 				plan->frozen = node;
 			if (!above && NodeKind(node) >= CODEC_DELETE)
 				plan->dead = node;
-			plan->bottom = true;
 			break;
 		}
 		PlanNode(plan, node, &above);
-		plan->bottom = plan->bottom || NodeKind(node) == CODEC_INSERT;
 	} while (NodeKind(node) != CODEC_INSERT && at < size);
 	plan->end = at;
 }
 
-/* Does this entry, in front of the chain's end, go for its own sake? */
+/* Does this entry, in front of the one that is frozen, go for its own sake? */
 static bool
 Goes(const Plan *plan, const char *node)
 {
@@ -255,14 +247,15 @@ Goes(const Plan *plan, const char *node)
 			return HasEnded(plan->h, node);
 		case CODEC_UPDATE:
 		case CODEC_DELETE:
-			return !NodeEndsChain(node) && NodeFate(plan->h, node) == FATE_ABORTED;
+			return NodeFate(plan->h, node) == FATE_ABORTED;
 		case CODEC_CONFIRM:
 			switch (NodeFate(plan->h, node))
 			{
 				case FATE_ABORTED:
 					return true;
 				case FATE_COMMITTED:
-					return plan->bottom;
+					/* its INSERT is at hand, or cut off, or does not exist */
+					return plan->frozen != NULL || plan->complete;
 				case FATE_UNDECIDED:
 					break;
 			}
@@ -302,10 +295,10 @@ Freeze(const Plan *plan, char *node, bool *changed)
 
 /* The chain of a dead row: one dead slot or nothing. */
 static size_t
-WriteDead(const Plan *plan, bool complete, char *nodes, size_t size, bool *changed)
+WriteDead(const Plan *plan, char *nodes, size_t size, bool *changed)
 {
 	uint64_t	xid = EndingXid(plan->h, plan->dead);
-	bool		gone = complete && xid < plan->p->cleaned;
+	bool		gone = plan->complete && xid < plan->p->cleaned;
 
 	if (!gone && size == NODE_MIN_SIZE && NodeKind(nodes) == CODEC_DEADSLOT)
 		return size;
@@ -347,11 +340,11 @@ WriteChain(const Plan *plan, char *nodes, size_t size, bool *changed)
 size_t
 CodecPruneChain(const CodecPruning *p, bool complete, char *nodes, size_t size, bool *changed)
 {
-	Plan		plan = {.p = p, .h = p->horizon, .bottom = complete};
+	Plan		plan = {.p = p, .h = p->horizon, .complete = complete};
 
 	PlanChain(&plan, nodes, size);
 	if (plan.dead != NULL)
-		return WriteDead(&plan, complete, nodes, size, changed);
+		return WriteDead(&plan, nodes, size, changed);
 	return WriteChain(&plan, nodes, size, changed);
 }
 

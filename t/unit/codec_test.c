@@ -8,46 +8,11 @@
  * reader lies in a block of exactly its size, so a read past the end is caught.
  */
 #include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "codec/codec.h"
-#include "tap.h"
-
-/* ---- chance ------------------------------------------------------------------ */
-
-static uint64_t seed = 20240611;
-static uint64_t chance;
-
-static uint32_t
-Random(uint32_t below)
-{
-	chance ^= chance << 13;
-	chance ^= chance >> 7;
-	chance ^= chance << 17;
-	return (uint32_t) ((chance >> 20) % below);
-}
-
-static void
-Reseed(uint64_t salt)
-{
-	chance = (seed + salt) * UINT64_C(0x9e3779b97f4a7c15) | 1;
-}
-
-static void *
-Alloc(size_t n)
-{
-	void	   *p = malloc(n);
-
-	if (p == NULL && n > 0)
-	{
-		printf("Bail out! out of memory\n");
-		exit(2);
-	}
-	return p;
-}
+#include "codec_tap.h"
 
 /* ---- the model: a page as arrays of entries ----------------------------------- */
 
@@ -704,8 +669,10 @@ TestUniteExamples(void)
 	ModelEntry	lock;
 	ModelEntry	lock_frozen;
 	ModelEntry	del;
+	ModelEntry	dead;
 
 	MakeEntry(&ins, CODEC_INSERT, 0, 0, 5, 0);
+	MakeEntry(&dead, CODEC_DEADSLOT, 0, 0, 8, 0);
 	ins_frozen = ins;
 	MakeEntry(&upd, CODEC_UPDATE, 0, 1, 6, 0);
 	upd_frozen = upd;
@@ -729,6 +696,8 @@ TestUniteExamples(void)
 			   "unite: a lone part ends at its frozen version too");
 	CheckUnite(3, (CodecBuf[]) {Chain(2, &upd, &lock), Chain(1, &upd_frozen), Chain(1, &ins)},
 			   Chain(1, &upd_frozen), "unite: frozen below its twin ends the chain at the twin");
+	CheckUnite(3, (CodecBuf[]) {Chain(2, &lock, &dead), Chain(1, &dead), Chain(2, &del, &ins)},
+			   Chain(2, &lock, &dead), "unite: a dead slot ends the chain, duplicate or not");
 }
 
 static void
