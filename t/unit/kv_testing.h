@@ -70,9 +70,12 @@ Fail(int line, const char *format,...)
 }
 
 #define CHECK(cond, ...) do { if (!(cond)) Fail(__LINE__, __VA_ARGS__); } while (0)
-#define MUST(st) CHECK((st).code == KV_OK, "code %d: %s", (st).code, (st).message)
-#define EXPECT(st, want) \
-	CHECK((st).code == (want), "code %d, not %d: %s", (st).code, (want), (st).message)
+#define MUST(x) EXPECT(x, KV_OK)
+#define EXPECT(x, want) \
+	do { \
+		const KvStatus &st_ = (x); \
+		CHECK(st_.code == (want), "code %d, not %d: %s", st_.code, (want), st_.message); \
+	} while (0)
 
 inline pid_t
 Child(const std::function<void()> &f)
