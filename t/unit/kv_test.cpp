@@ -1109,8 +1109,7 @@ int
 main(int argc, char **argv)
 {
 	Setup(argc, argv);
-	printf("1..16
-");
+	printf("1..16\n");
 	Report("put, get, delete, iterate, generations, reopen", Wait(Child(TestBasics)));
 	Report("merge, and a damaged operand", Wait(Child(TestMerge)));
 	Report("refusals", Wait(Child(TestRefusals)));
