@@ -11,3 +11,19 @@ SELECT count(*), sum(id) FROM orbit_one;
 -- Database copies that would lack their rows are refused.
 CREATE DATABASE orbit_copy TEMPLATE contrib_regression;
 SELECT name, vartype, unit, context FROM pg_settings WHERE name LIKE 'orbit.%' ORDER BY name;
+-- Versions of wide rows are not piled up on one page: after 128 kB the row goes on elsewhere.
+DO $$ DECLARE cols TEXT; BEGIN SELECT string_agg(format('c%s NAME', i), ',') INTO cols FROM generate_series(1, 100) i; EXECUTE 'CREATE TABLE orbit_wide (id INT, ' || cols || ')'; END $$;
+INSERT INTO orbit_wide SELECT i FROM generate_series(1, 50) i;
+CREATE TABLE orbit_places (id INT, round INT, page BIGINT, slot INT);
+CREATE FUNCTION orbit_rewrite(rounds INT) RETURNS VOID LANGUAGE plpgsql AS $$
+DECLARE cols TEXT;
+BEGIN
+	SELECT string_agg(format('c%s = $1::text', i), ',') INTO cols FROM generate_series(1, 100) i;
+	FOR round IN 1..rounds LOOP
+		EXECUTE 'UPDATE orbit_wide SET ' || cols USING round;
+		INSERT INTO orbit_places SELECT id, round, (ctid::text::point)[0], (ctid::text::point)[1]::int % 256 FROM orbit_wide;
+	END LOOP;
+END $$;
+SELECT orbit_rewrite(100);
+SELECT max(versions) <= 40 AS not_too_many FROM (SELECT count(*) AS versions FROM orbit_places GROUP BY id, page, slot) x;
+SELECT count(*), count(DISTINCT id), min(c1), max(c100) FROM orbit_wide;

@@ -33,12 +33,6 @@ sub wait_for
 
 sql(q{
 CREATE EXTENSION amcheck;
-CREATE FUNCTION orbit_stop_point_set(name text, action text, skip int) RETURNS void
-	AS 'orbit_fdw', 'orbit_stop_point_set' LANGUAGE C STRICT;
-CREATE FUNCTION orbit_stop_point_clear(name text) RETURNS void
-	AS 'orbit_fdw', 'orbit_stop_point_clear' LANGUAGE C STRICT;
-CREATE FUNCTION orbit_stop_point_waiters(name text) RETURNS int
-	AS 'orbit_fdw', 'orbit_stop_point_waiters' LANGUAGE C STRICT;
 CREATE TABLE now (k INT CONSTRAINT now_k UNIQUE, v TEXT) USING orbit;
 CREATE TABLE later (k INT CONSTRAINT later_k UNIQUE DEFERRABLE INITIALLY DEFERRED, v TEXT) USING orbit;
 CREATE TABLE filler (t TEXT) USING orbit;

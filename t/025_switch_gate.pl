@@ -17,12 +17,6 @@ my $node = orbit_node('main', 'autovacuum = off', q{orbit.flush_interval = '1h'}
 sub sql { return $node->safe_psql('postgres', $_[0]) }
 
 sql(q{
-CREATE FUNCTION orbit_stop_point_set(name text, action text, skip int) RETURNS void
-	AS 'orbit_fdw', 'orbit_stop_point_set' LANGUAGE C STRICT;
-CREATE FUNCTION orbit_stop_point_clear(name text) RETURNS void
-	AS 'orbit_fdw', 'orbit_stop_point_clear' LANGUAGE C STRICT;
-CREATE FUNCTION orbit_stop_point_waiters(name text) RETURNS int
-	AS 'orbit_fdw', 'orbit_stop_point_waiters' LANGUAGE C STRICT;
 CREATE TABLE w (what TEXT, s TEXT) USING orbit;
 ALTER TABLE w ALTER s SET STORAGE PLAIN;
 });

@@ -7,10 +7,9 @@ use strict;
 use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
-use IPC::Run;
 use Test::More;
-use Time::HiRes qw(sleep time);
 use OrbitNode qw(orbit_node stop_at wait_stopped);
+use OrbitSession;
 
 my $timeout = $PostgreSQL::Test::Utils::timeout_default;
 my $node = orbit_node('rows', 'autovacuum = off', q{orbit.flush_interval = '1h'},
@@ -23,23 +22,14 @@ my %session;
 sub open_session
 {
 	my ($name) = @_;
-	my $s = { in => '', out => '', n => 0 };
-	$s->{run} = IPC::Run::start(
-		[ 'psql', '-XqAt', '-v', 'VERBOSITY=terse', '-d', $node->connstr('postgres') ],
-		'<', \$s->{in}, '>&', \$s->{out}, IPC::Run::timeout(20 * $timeout));
-	$session{$name} = $s;
-	send_sql($name, 'SELECT pg_backend_pid()');
-	$s->{pid} = answer($name);
+	$session{$name} = OrbitSession->new($node, 'postgres', $timeout);
 	return;
 }
 
 sub send_sql
 {
 	my ($name, $sql) = @_;
-	my $s = $session{$name};
-	$s->{n}++;
-	$s->{in} .= "$sql;\n\\echo :$s->{n}:\n";
-	$s->{run}->pump_nb;
+	$session{$name}->send($sql);
 	return;
 }
 
@@ -47,20 +37,7 @@ sub send_sql
 sub answer
 {
 	my ($name) = @_;
-	my $s = $session{$name};
-	my $until = time + $timeout;
-	while ($s->{out} !~ /^:$s->{n}:\n/m)
-	{
-		$s->{run}->pump_nb;
-		BAIL_OUT("session $name does not answer") if time > $until;
-		sleep 0.002;
-	}
-	$s->{out} =~ s/^:$s->{n}:\n.*//ms;
-	my $out = $s->{out};
-	$s->{out} = '';
-	$out =~ s/\n$//;
-	$out =~ s/\n/; /g;
-	return $out;
+	return $session{$name}->answer // BAIL_OUT("session $name does not answer");
 }
 
 sub sql { return $node->safe_psql('postgres', $_[0]) }
@@ -84,7 +61,7 @@ my %command = (
 	'flush' => sub { sql('SELECT orbit_flush()') },
 	'waits' => sub {
 		wait_for("$_[0] does not wait",
-			"SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $session{$_[0]}{pid}");
+			"SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = " . $session{$_[0]}->pid);
 	});
 
 # A line is one of
@@ -582,10 +559,6 @@ for my $flush (0, 1)
 	}
 }
 
-for my $s (values %session)
-{
-	$s->{in} .= "\\q\n";
-	$s->{run}->finish;
-}
+$_->quit for values %session;
 $node->stop;
 done_testing();

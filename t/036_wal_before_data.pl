@@ -145,6 +145,14 @@ on_standby('SELECT orbit_flush()');
 is(on_standby("SELECT min_recovery_end_lsn >= '$end' FROM pg_control_recovery()"), 't',
 	'not after a flush that left out its lock');
 
+# The same for many locks, which would be a page full of them.
+my $before = on_standby('SELECT bytes_flushed FROM orbit_stat_storage()');
+query(q{DO $$ BEGIN FOR i IN 1 .. 2000 LOOP PERFORM FROM r WHERE k = 7000 FOR KEY SHARE; COMMIT; END LOOP; END $$});
+$node->wait_for_catchup($standby);
+on_standby('SELECT orbit_flush()');
+my $bytes = on_standby('SELECT bytes_flushed FROM orbit_stat_storage()') - $before;
+cmp_ok($bytes, '<', 5000, "2000 finished locks are not flushed on a standby ($bytes bytes)");
+
 $standby->stop;
 $node->stop;
 done_testing();

@@ -200,17 +200,23 @@ class DeferFs : public rocksdb::FileSystemWrapper
 								   std::unique_ptr<rocksdb::FSDirectory> *dir,
 								   rocksdb::IODebugContext *dbg) override;
 
+	/* The SST files linked into the live directory since BeginLinks are not used: an ingest has failed. */
+	void		BeginLinks();
+	void		RetireLinks();
+
 	std::vector<std::string> Untagged();
 	void		Tag(const std::vector<std::string> &names, uint64_t generation) noexcept;
 	void		Unlink(uint64_t min_generation, int *untagged, int *waiting);
 
   private:
 	bool		LiveSst(const std::string &path, std::string *name) const;
+	bool		NamedByCurrent(const std::string &path) const;
 	rocksdb::IOStatus RefuseWaiting(const std::string &path);
 
 	const std::string live_;
 	std::mutex	mutex_;
 	std::map<std::string, uint64_t> waiting_;	/* file name -> tag, 0: none yet */
+	std::vector<std::string> linked_;
 };
 
 /* Environment of a secondary: starts no thread unless one is really asked for. */
@@ -245,11 +251,13 @@ class ErrorListener : public rocksdb::EventListener
 	rocksdb::Status Get();
 	void		Clear();
 	rocksdb::Status TakeCompaction(const char *family);
+	bool		TakeDeletionsOff();
 
   private:
 	const std::shared_ptr<Pruner> pruner_;
 	std::mutex	mutex_;
 	rocksdb::Status error_;
+	bool		deletions_off_ = false;
 	std::map<std::string, rocksdb::Status> compactions_;	/* failed ones, by family */
 };
 

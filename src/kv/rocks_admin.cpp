@@ -20,8 +20,13 @@ namespace kv
 /*
  * A compaction that fails is tried again and needs nothing else to stand still; as a background
  * error it would refuse every flush, for a block of one table that cannot be read, until the next
- * open and again after that.  Other errors concern the MANIFEST.  RocksDB resumes from those below
- * "fatal" by writing a new one from memory, which mends an I/O error as well as a full disk.
+ * open and again after that.
+ *
+ * Other errors concern the MANIFEST or CURRENT.  As a "soft" error they stop background work only, and the
+ * next commit writes a new MANIFEST from memory.  They must not become "hard": after a resume
+ * RocksDB 7.8 goes on refusing ingests, with the status OK and no file numbers (IsDBStopped is never reset),
+ * which ends the process by an assertion or, without those, the files of others.  From "fatal" there is
+ * no resuming at all.
  */
 void
 ErrorListener::OnBackgroundError(BackgroundErrorReason reason, Status *error)
@@ -31,12 +36,23 @@ ErrorListener::OnBackgroundError(BackgroundErrorReason reason, Status *error)
 		*error = Status::OK();	/* OnCompactionCompleted has noted it */
 		return;
 	}
-	if (error->severity() > Status::Severity::kHardError)
-		*error = Status(*error, Status::Severity::kHardError);
+	*error = Status(*error, Status::Severity::kSoftError);
 
 	std::lock_guard<std::mutex> lock(mutex_);
 
 	error_ = *error;
+	deletions_off_ = true;
+}
+
+/* Does RocksDB keep all files since it failed to write its MANIFEST or CURRENT?  Asked once. */
+bool
+ErrorListener::TakeDeletionsOff()
+{
+	std::lock_guard<std::mutex> lock(mutex_);
+	bool		off = deletions_off_;
+
+	deletions_off_ = false;
+	return off;
 }
 
 /* Compactions on request do not come by here. */

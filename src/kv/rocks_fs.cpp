@@ -93,10 +93,36 @@ DeferFs::LiveSst(const std::string &path, std::string *name) const
 	return true;
 }
 
+/*
+ * Is path the MANIFEST that CURRENT names?  When CURRENT cannot be replaced, RocksDB takes the new
+ * MANIFEST for the valid one all the same and may delete the old one; the database could then not be
+ * opened any more.
+ */
+bool
+DeferFs::NamedByCurrent(const std::string &path) const
+{
+	std::string name = path.substr(path.find_last_of('/') + 1);
+	char		current[100];
+	ssize_t		n = -1;
+	int			fd;
+
+	if (name.compare(0, 9, "MANIFEST-") != 0)
+		return false;
+	fd = open((live_ + "/CURRENT").c_str(), O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return errno != ENOENT; /* one is being made, or who knows */
+	n = read(fd, current, sizeof current);
+	close(fd);
+	return n < 0 || std::string(current, n) == name + "\n";
+}
+
 IOStatus
 DeferFs::DeleteFile(const std::string &path, const IOOptions &o, IODebugContext *dbg)
 {
 	std::string name;
+
+	if (NamedByCurrent(path))
+		return IOStatus::OK();	/* the next open finds it and deletes it if it is old */
 
 	if (!LiveSst(path, &name))
 		return FileSystemWrapper::DeleteFile(path, o, dbg);
@@ -140,8 +166,38 @@ DeferFs::LinkFile(const std::string &from, const std::string &to, const IOOption
 				  IODebugContext *dbg)
 {
 	IOStatus	s = RefuseWaiting(to);
+	std::string name;
 
-	return s.ok() ? FileSystemWrapper::LinkFile(from, to, o, dbg) : s;
+	if (s.ok())
+		s = FileSystemWrapper::LinkFile(from, to, o, dbg);
+	if (s.ok() && LiveSst(to, &name))
+	{
+		std::lock_guard<std::mutex> lock(mutex_);
+
+		linked_.push_back(name);
+	}
+	return s;
+}
+
+void
+DeferFs::BeginLinks()
+{
+	std::lock_guard<std::mutex> lock(mutex_);
+
+	linked_.clear();
+}
+
+/*
+ * An ingest that fails forgets the file it was about to sync; it would lie there, one more at each try on a
+ * disk that is full perhaps, until RocksDB looks through the directory, hours later.
+ */
+void
+DeferFs::RetireLinks()
+{
+	std::lock_guard<std::mutex> lock(mutex_);
+
+	for (const auto &name : linked_)
+		waiting_.emplace(name, 0);
 }
 
 IOStatus

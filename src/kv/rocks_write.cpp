@@ -249,14 +249,21 @@ Commit(KvBatch *b, uint64_t *generation)
 
 	std::vector<std::string> retired = db->inst->fs->Untagged();
 
+	db->inst->fs->BeginLinks();
 	s = Ingest(db, b);
 	if (!s.ok())
+	{
+		db->inst->fs->RetireLinks();
 		return s;
+	}
 	b->committed = true;
 	*generation = mine;
 	for (int f = 0; f < ORBIT_NFAMILIES; f++)
 		db->proven[f] = mine;
 	db->inst->fs->Tag(retired, mine);
+	/* MANIFEST and CURRENT are good again: not before this may an old MANIFEST go */
+	if (db->listener->TakeDeletionsOff())
+		db->inst->db->EnableFileDeletions(true).PermitUncheckedError();
 	return s;
 }
 

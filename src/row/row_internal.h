@@ -190,7 +190,10 @@ extern TransactionId RowBlocker(const RowState *s, LockTupleMode mode);
 extern bool RowOwnInvolved(const RowState *s);
 /* Strongest live lock of ours that was taken on the target; -1: none. */
 extern int	RowOwnLock(const RowState *s);
-/* A tag for an update in place; -1: none is free.  The view must be open. */
+/*
+ * A tag for an update in place; -1: none is free, or the row has too much of a past.  The view must
+ * be open.
+ */
 extern int	RowNextTag(RowState *s);
 
 /* ---- push.c --------------------------------------------------------------------------- */

@@ -21,6 +21,11 @@
  * whole chain is needed only when the tag enters a half of the range: 128 may be used when
  * no tag of the upper half is left, 0 again when none of the lower half is.  Between
  * those points the tags ahead are free because they were when the half was entered.
+ *
+ * Retained versions of wide rows are what makes pages large: 255 rows of 255 versions of 8 kB
+ * would be half a gigabyte, to be united and copied by each reader, and more than a page can hold.
+ * So at every 16th tag the chain is measured, and a row that has too much of a
+ * past goes on as a new one, on another page.
  */
 #include "postgres.h"
 
@@ -30,6 +35,12 @@
 #include "row/row_internal.h"
 
 #define TAG_HALF	128
+#define TAG_LOOK	16			/* versions between two looks at the whole chain */
+#define CHAIN_BYTES	((Size) 128 * 1024)	/* at a look, a longer one gets no more versions */
+
+/* The longest chains of a page together must stay far below what a page may be (codec.h). */
+StaticAssertDecl(ORBIT_MAX_SLOT * (CHAIN_BYTES + (TAG_LOOK + 1) * CODEC_NODE_SIZE(BLCKSZ)) <
+				 ((Size) 1 << 27) * 3 / 4, "size of a page");
 
 /* ---- life ----------------------------------------------------------------------- */
 
@@ -419,10 +430,12 @@ RowOwnLock(const RowState *s)
 
 /* ---- tags ------------------------------------------------------------------------------ */
 
+/* Is there room in the row for versions up to the next look? */
 static bool
-HalfIsFree(RowState *s, bool upper)
+HasRoom(RowState *s, int next)
 {
 	const CodecEntry *e;
+	Size		bytes = 0;
 
 	StoreChainRewind(&s->chain);
 	while ((e = StoreChainNext(&s->chain)) != NULL)
@@ -432,7 +445,10 @@ HalfIsFree(RowState *s, bool upper)
 
 		if (kind != CODEC_UPDATE && kind != CODEC_INSERT)
 			continue;
-		if ((tag >= TAG_HALF) == upper)
+		bytes += CODEC_NODE_SIZE(e->len);
+		if (bytes > CHAIN_BYTES)
+			return false;
+		if (next % TAG_HALF == 0 && tag / TAG_HALF == next / TAG_HALF)
 			return false;
 	}
 	return true;
@@ -446,7 +462,7 @@ RowNextTag(RowState *s)
 	Assert(s->open && s->newest_tag >= 0);
 	if (next > ORBIT_MAX_TAG)
 		next = 0;
-	if ((next == 0 || next == TAG_HALF) && !HalfIsFree(s, next != 0))
+	if (next % TAG_LOOK == 0 && !HasRoom(s, next))
 		return -1;
 	return next;
 }

@@ -7,11 +7,107 @@
  * process can tell by itself.  factor multiplies the kills and the time that the
  * readers run (default 1).
  */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <sys/syscall.h>
+
 #include "kv_testing.h"
 
 namespace kv
 {
 extern uint64_t manifest_bytes_for_tests;
+}
+
+/* ---- system calls that fail -------------------------------------------------------- */
+
+/*
+ * These stand in front of the C library's, also for RocksDB.  While armed, the call number `fail_at` of this
+ * thread that concerns RocksDB's files (but LOG) fails with fail_errno; a write leaves half of its bytes.
+ */
+static bool armed;
+static thread_local bool main_thread;
+static int	calls, fail_at, fail_errno;
+static char failed_call[60];
+
+static bool
+Fails(const char *call, const char *path)
+{
+	const char *name = strrchr(path, '/');
+
+	if (strstr(path, "/pgsql_tmp_") == nullptr || strncmp(name, "/LOG", 4) == 0 || ++calls != fail_at)
+		return false;
+	snprintf(failed_call, sizeof failed_call, "%s %s", call, name + 1);
+	errno = fail_errno;
+	return true;
+}
+
+static bool
+Fails(const char *call, int fd)
+{
+	char		link[40], path[300];
+	ssize_t		n;
+
+	snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+	n = readlink(link, path, sizeof path - 1);
+	path[n < 0 ? 0 : n] = '\0';
+	return n > 0 && Fails(call, path);
+}
+
+#define ARMED (armed && main_thread)
+
+extern "C" ssize_t
+write(int fd, const void *p, size_t n)
+{
+	if (ARMED && Fails("write", fd))
+	{
+		syscall(SYS_write, fd, p, n / 2);
+		errno = fail_errno;
+		return -1;
+	}
+	return syscall(SYS_write, fd, p, n);
+}
+
+extern "C" int
+fsync(int fd)
+{
+	return ARMED && Fails("fsync", fd) ? -1 : syscall(SYS_fsync, fd);
+}
+
+extern "C" int
+fdatasync(int fd)
+{
+	return ARMED && Fails("fdatasync", fd) ? -1 : syscall(SYS_fdatasync, fd);
+}
+
+extern "C" int
+link(const char *from, const char *to) noexcept
+{
+	return ARMED && Fails("link", to) ? -1 : syscall(SYS_link, from, to);
+}
+
+extern "C" int
+rename(const char *from, const char *to) noexcept
+{
+	return ARMED && Fails("rename", to) ? -1 : syscall(SYS_rename, from, to);
+}
+
+extern "C" int
+unlink(const char *path) noexcept
+{
+	return ARMED && Fails("unlink", path) ? -1 : syscall(SYS_unlink, path);
+}
+
+extern "C" int
+open(const char *path, int flags,...)
+{
+	va_list		args;
+	int			mode;
+
+	va_start(args, flags);
+	mode = va_arg(args, int);
+	va_end(args);
+	return ARMED && Fails("open", path) ? -1 : syscall(SYS_open, path, flags, mode);
 }
 
 /* ---- the model ------------------------------------------------------------------------------ */
@@ -756,6 +852,186 @@ TestMissingFile()
 	EXPECT(st, KV_CORRUPTION);
 }
 
+/* ---- every system call of a commit fails once --------------------------------------------- */
+
+/* Flush number i of a database that these tests make; the caller tries again until it succeeds. */
+static KvStatus
+FaultCommit(KvDb *db, uint32_t i)
+{
+	KvBatch    *b = Begin(db);
+	KvStatus	st;
+	uint64_t	g;
+	string		key = PageKey(1, i), old = PageKey(1, 0), value = DamageValue(i);
+	string		entry = Encode({{1, {i + 3}}}, 0), number = Number(i), name = "number";
+
+	KvBatchMerge(b, ORBIT_PG_DATA, old.data(), old.size(), entry.data(), entry.size(), &st);
+	if (st.code == KV_OK)
+		KvBatchPut(b, ORBIT_PG_DATA, key.data(), key.size(), value.data(), value.size(), &st);
+	for (auto f : {ORBIT_PG_TABLES, ORBIT_PG_METADATA})
+		if (st.code == KV_OK)
+			KvBatchPut(b, f, name.data(), name.size(), number.data(), number.size(), &st);
+	if (st.code == KV_OK)
+		KvBatchCommit(b, &g, &st);
+	else
+		KvBatchAbort(b);
+	return st;
+}
+
+/* Holds the flushes up to `last`, or one more if that one may have happened. */
+static void
+FaultCompare(KvDb *db, uint32_t *last, bool maybe)
+{
+	string		value;
+	uint32_t	n;
+	Page		page;
+
+	MUST(Get(db, ORBIT_PG_METADATA, "number", &value));
+	n = NumberOf(value);
+	CHECK(n == *last || (maybe && n == *last + 1), "flush %u, not %u", n, *last);
+	MUST(Get(db, ORBIT_PG_TABLES, "number", &value));
+	CHECK(NumberOf(value) == n, "pg_tables %lu, pg_metadata %u", NumberOf(value), n);
+	for (uint32_t i = 1; i <= n; i++)
+	{
+		MUST(Get(db, ORBIT_PG_DATA, PageKey(1, i), &value));
+		CHECK(value == DamageValue(i), "page %u", i);
+		page[1].insert(page[1].begin(), i + 3);
+	}
+	EXPECT(Get(db, ORBIT_PG_DATA, PageKey(1, n + 1), &value), KV_NOT_FOUND);
+	MUST(Get(db, ORBIT_PG_DATA, PageKey(1, 0), &value));
+	CHECK(value == Encode(page, 0), "page 0");
+	*last = n;
+}
+
+static size_t
+FilesOfVersion(KvDb *db)
+{
+	size_t		n = 0;
+
+	for (int f = 0; f < ORBIT_NFAMILIES; f++)
+		for (int level = 0; level < 7; level++)
+		{
+			string		name = "rocksdb.num-files-at-level" + std::to_string(level);
+			char	   *text = KvTextProperty(db, static_cast<OrbitFamily>(f), name.c_str());
+
+			CHECK(text != nullptr, "%s", name.c_str());
+			n += atoi(text);
+			free(text);
+		}
+	return n;
+}
+
+/* Whatever a failure has left behind is deleted after some more generations. */
+static void
+CheckNoOrphans(KvDb *db, const string &dir, uint32_t *last)
+{
+	size_t		files = 1, used = 0;
+	int			untagged, waiting;
+
+	for (double end = Now() + 10; Now() < end && files != used;)
+	{
+		KvUnlinkRetired(db, UINT64_MAX, &untagged, &waiting);
+		files = List(dir + "/pgsql_tmp_live", ".sst").size();
+		used = FilesOfVersion(db);
+		if (files != used)
+		{
+			KvStatus	st = FaultCommit(db, ++*last);
+
+			MUST(st);
+			shm->generation = *last;
+		}
+	}
+	CHECK(files == used, "%s: %zu files, %zu used", failed_call, files, used);
+	/* one whose own deletion failed stays there till the next open */
+	size_t		excused = strncmp(failed_call, "unlink", 6) == 0;
+
+	CHECK(List(dir + "/pgsql_tmp_stage", "").size() <= excused, "%s: files in stage", failed_call);
+	CHECK(List(dir + "/pgsql_tmp_live", "").size() < files + 40, "%s: files pile up", failed_call);
+}
+
+/*
+ * One commit in which call number n fails.  Then either the process ends, or it tries again, as the
+ * worker does.
+ * The last flush is kept in shm->generation.  Exits with Skip when the commit has fewer calls.
+ */
+static void
+OneFault(const string &dir, int n, int error, bool dies)
+{
+	KvDb	   *db = Primary(dir);
+	uint32_t	last = shm->generation;
+	KvStatus	st;
+
+	FaultCompare(db, &last, true);
+	/* a MANIFEST that has failed stays so in memory: meet it with and without a flush before */
+	if (n % 2 == 0)
+	{
+		st = FaultCommit(db, ++last);
+		MUST(st);
+	}
+	shm->generation = last;
+
+	calls = 0;
+	fail_at = n;
+	fail_errno = error;
+	main_thread = armed = true;
+	st = FaultCommit(db, last + 1);
+	armed = false;
+	if (calls < n)
+		_exit(Skip);
+	CHECK(st.code == KV_OK || st.code == KV_IO_ERROR || st.code == KV_NO_SPACE,
+		  "%s: code %d: %s", failed_call, st.code, st.message);
+	if (st.code == KV_OK)
+		shm->generation = ++last;
+	if (dies)
+		_exit(0);
+	for (int tries = 0; st.code != KV_OK; tries++)
+	{
+		CHECK(tries < 2, "%s: commits go on failing: %s", failed_call, st.message);
+		KvResume(db, &st);
+		MUST(st);
+		st = FaultCommit(db, last + 1);
+		if (st.code == KV_OK)
+			shm->generation = ++last;
+	}
+	KvBackgroundError(db, &st);
+	MUST(st);
+	FaultCompare(db, &last, false);
+	st = FaultCommit(db, ++last);
+	MUST(st);
+	shm->generation = last;
+	FaultCompare(db, &last, false);
+
+	KvDb	   *reader = Secondary(dir);
+
+	FaultCompare(reader, &last, false);
+	KvClose(reader);
+	CheckNoOrphans(db, dir, &last);
+	KvClose(db);
+}
+
+static int
+TestFaults(const char *name, uint64_t manifest_bytes)
+{
+	string		dir = Fresh(name);
+	int			result;
+
+	kv::manifest_bytes_for_tests = manifest_bytes;
+	shm->generation = 0;
+	result = Wait(Child([&]() {
+		KvDb	   *db = Primary(dir);
+
+		KvStatus	st = FaultCommit(db, 1);
+
+		MUST(st);
+		KvClose(db);
+	}));
+	shm->generation = 1;
+	for (int n = 1; result == 0; n++)
+		result = Wait(Child([&]() { OneFault(dir, n, n & 2 ? EIO : ENOSPC, (n >> 2) % 3 == 0); }));
+	kv::manifest_bytes_for_tests = 0;
+	shm->generation = 0;
+	return result == Skip ? 0 : result;
+}
+
 /* ---- full disk --------------------------------------------------------------------------------- */
 
 static void
@@ -1002,24 +1278,6 @@ LowestPin()
 	return low;
 }
 
-static size_t
-FilesOfVersion(KvDb *db)
-{
-	size_t		n = 0;
-
-	for (int f = 0; f < ORBIT_NFAMILIES; f++)
-		for (int level = 0; level < 7; level++)
-		{
-			string		name = "rocksdb.num-files-at-level" + std::to_string(level);
-			char	   *text = KvTextProperty(db, static_cast<OrbitFamily>(f), name.c_str());
-
-			CHECK(text != nullptr, "%s", name.c_str());
-			n += atoi(text);
-			free(text);
-		}
-	return n;
-}
-
 /* The worker, until told to stop or killed; phase 1 also closes and reopens. */
 static void
 Writer(const string &dir, int phase, double seconds)
@@ -1109,7 +1367,7 @@ int
 main(int argc, char **argv)
 {
 	Setup(argc, argv);
-	printf("1..16\n");
+	printf("1..18\n");
 	Report("put, get, delete, iterate, generations, reopen", Wait(Child(TestBasics)));
 	Report("merge, and a damaged operand", Wait(Child(TestMerge)));
 	Report("refusals", Wait(Child(TestRefusals)));
@@ -1122,6 +1380,8 @@ main(int argc, char **argv)
 	Report("a flipped byte gives an error, never wrong data", Wait(Child(TestCorruption)));
 	Report("a missing file ends a scan with an error", Wait(Child(TestMissingFile)));
 	Report("a damaged block fails compactions, not commits", Wait(Child(TestDamagedCompaction)));
+	Report("each system call of a commit fails once", TestFaults("faults", 0));
+	Report("the same, with a new MANIFEST in each commit", TestFaults("faults_manifest", 1));
 	Report("full disk", Wait(Child(TestFullDisk)));
 	Report("lock", TestBusy());
 	Report("kill -9 while the database is made", TestKillsAtBirth());
