@@ -165,7 +165,7 @@ WorkerPublishStats(void)
 		CollectFamily(family, &stats.family[family]);
 	WorkerCompactGet(&stats.compact);
 	WorkerHorizonGet(&h);
-	stats.horizon_known = h.known;
+	stats.horizon_known = h.version > 0;
 	stats.horizon = h.limit;
 	stats.settled = h.settled;
 	stats.horizon_moved = h.moved;

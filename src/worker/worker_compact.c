@@ -80,7 +80,7 @@ typedef struct CompactState
 	TimestampTz reported;
 	uint64		last_generation;	/* what the last list was made for */
 	uint64		last_compactions;
-	uint64		last_limit;
+	uint64		last_horizon;
 	bool		waiting;		/* a file was too young: look again though nothing changes */
 
 	Job			job;
@@ -630,11 +630,11 @@ TimeToLook(TimestampTz now, const WorkerHorizon *h)
 		return false;
 	KvGetPruned(worker.db, &pruned);
 	if (compact.looked != 0 && !compact.waiting && generation == compact.last_generation &&
-		pruned.compactions == compact.last_compactions && h->limit == compact.last_limit)
+		pruned.compactions == compact.last_compactions && h->version == compact.last_horizon)
 		return false;
 	compact.last_generation = generation;
 	compact.last_compactions = pruned.compactions;
-	compact.last_limit = h->limit;
+	compact.last_horizon = h->version;
 	return true;
 }
 
@@ -651,7 +651,7 @@ WorkerCompactStep(TimestampTz now)
 	asked = WorkerFreezeAsked();
 	if (worker.failures > 0 || now < compact.not_before)
 		return;
-	if (!h.known)
+	if (h.version == 0)
 	{
 		if (asked)
 			WorkerFreezeAnswer(false);

@@ -56,7 +56,7 @@ typedef struct LimitPair
  */
 typedef struct HorizonState
 {
-	bool		published;
+	uint64		published;		/* how many; 0: none yet */
 	uint64		limit;			/* as published */
 	uint64		settled;
 	uint64		base;
@@ -369,9 +369,9 @@ Publish(uint64 limit, uint64 settled, uint64 base, TimestampTz now)
 		KvRaise(LOG, &st, "could not tell RocksDB of ended transactions");
 		return false;
 	}
-	if (limit != h->limit || !h->published)
+	if (limit != h->limit || h->published == 0)
 		h->moved = now;
-	h->published = true;
+	h->published++;
 	h->limit = limit;
 	h->settled = settled;
 	h->base = base;
@@ -409,9 +409,9 @@ WorkerHorizonStep(TimestampTz now, bool at_once)
 		return false;
 	if (at_once || TimestampDifferenceExceeds(h->aimed, now, Min(HORIZON_MS, orbit_reclaim_delay)))
 		Aim(now);
-	else if (!h->published)
+	else if (h->published == 0)
 		return false;
-	if (!h->published)
+	if (h->published == 0)
 		Begin();
 
 	deadline = TimestampTzPlusMilliseconds(now, SLICE_US / 1000);
@@ -419,7 +419,7 @@ WorkerHorizonStep(TimestampTz now, bool at_once)
 	base = ReadDown(deadline);
 	base = RaiseBase(base);
 	settled = Max(h->settled, Min(h->settled_aim, limit));
-	if (h->published && limit == h->limit && base == h->base && settled == h->settled &&
+	if (h->published > 0 && limit == h->limit && base == h->base && settled == h->settled &&
 		!h->lists_changed && !worker.dead_changed)
 		return false;
 
@@ -435,7 +435,7 @@ WorkerHorizonGet(WorkerHorizon *out)
 {
 	HorizonState *h = &horizon;
 
-	out->known = h->published;
+	out->version = h->published;
 	out->limit = h->limit;
 	out->settled = h->settled;
 	out->base = h->base;

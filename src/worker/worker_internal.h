@@ -133,7 +133,7 @@ extern void WorkerPublishStats(void);
 /* worker_horizon.c: what compactions may forget. */
 typedef struct WorkerHorizon
 {
-	bool		known;			/* one has been published */
+	uint64		version;		/* counts those published; 0: none yet */
 	uint64		limit;			/* full xids, as published (codec.h) */
 	uint64		settled;
 	uint64		base;
