@@ -81,6 +81,7 @@ typedef struct CompactState
 	uint64		last_generation;	/* what the last list was made for */
 	uint64		last_compactions;
 	uint64		last_limit;
+	uint64		last_lists;
 	bool		waiting;		/* a file was too young: look again though nothing changes */
 
 	Job			job;
@@ -452,13 +453,11 @@ NeededShare(const KvFile *f, TimestampTz now)
 	const KnownFile *k = FindKnown(compact.known, compact.nknown, f->number);
 	double		needed = orbit_reclaim_threshold / 100.0;
 
-	if (f->dropped_bytes > 0)
-		return needed;
 	if (k == NULL || !TimestampDifferenceExceeds(k->seen, now, orbit_reclaim_delay) ||
 		now < k->not_before)
 	{
 		compact.waiting = true;
-		return 2;
+		return f->dropped_bytes > 0 ? needed : 2;
 	}
 	if (TimestampDifferenceExceeds(k->seen, now, (int) Min((int64) PATIENCE * orbit_reclaim_delay,
 														   INT_MAX)))
@@ -630,11 +629,13 @@ TimeToLook(TimestampTz now, const WorkerHorizon *h)
 		return false;
 	KvGetPruned(worker.db, &pruned);
 	if (compact.looked != 0 && !compact.waiting && generation == compact.last_generation &&
-		pruned.compactions == compact.last_compactions && h->limit == compact.last_limit)
+		pruned.compactions == compact.last_compactions && h->limit == compact.last_limit &&
+		h->lists == compact.last_lists)
 		return false;
 	compact.last_generation = generation;
 	compact.last_compactions = pruned.compactions;
 	compact.last_limit = h->limit;
+	compact.last_lists = h->lists;
 	return true;
 }
 

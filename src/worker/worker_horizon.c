@@ -78,6 +78,7 @@ typedef struct HorizonState
 	int			ncleaned;
 	int			cleaned_cap;
 	bool		lists_changed;
+	uint64		lists;			/* times that a list was published */
 } HorizonState;
 
 static HorizonState horizon;
@@ -356,6 +357,8 @@ Publish(uint64 limit, uint64 settled, uint64 base, TimestampTz now)
 		KvRaise(LOG, &st, "could not tell RocksDB of ended transactions");
 		return false;
 	}
+	if (h->lists_changed || worker.dead_changed)
+		h->lists++;
 	if (limit != h->limit || !h->published)
 		h->moved = now;
 	h->published = true;
@@ -425,6 +428,7 @@ WorkerHorizonGet(WorkerHorizon *out)
 	out->aim = h->aim;
 	out->want_base = h->want_base;
 	out->moved = h->moved;
+	out->lists = h->lists;
 }
 
 void

@@ -138,6 +138,7 @@ typedef struct WorkerHorizon
 	uint64		aim;			/* where limit will be when the fates have been read */
 	uint64		want_base;		/* where base is going */
 	TimestampTz moved;			/* when limit moved last */
+	uint64		lists;			/* times that the dead storages or the cleaned marks changed */
 } WorkerHorizon;
 
 /* One slice of work; at_once: look for a new horizon now.  True: there is more. */
@@ -182,6 +183,29 @@ extern void WorkerFreezeAnswer(bool done);
 extern void WorkerFreezeJobDone(KvCode code);
 /* True: nothing else is to be compacted now. */
 extern bool WorkerFreezeStep(const WorkerFiles *files, const WorkerHorizon *h, TimestampTz now);
+
+/* worker_storages.c: finds storages whose relations are gone; a slice of it. */
+extern void WorkerStoragesStep(TimestampTz now);
+
+/* worker_reap.c: gets rid of them; a slice of it.  False: failed, and logged. */
+extern bool WorkerReap(void);
+extern void WorkerAddDead(OrbitStorageId storage);
+extern bool WorkerIsDead(OrbitStorageId storage);
+
+typedef struct WorkerRecordKeys
+{
+	StoreRecordKey *keys;		/* malloc'ed */
+	int			n;
+	int			max;
+} WorkerRecordKeys;
+
+extern bool WorkerAddRecordKey(WorkerRecordKeys *k, OrbitFamily family, const char *key, size_t len);
+/* Frees k->keys.  False: failed, and logged. */
+extern bool WorkerDeleteRecords(WorkerRecordKeys *k);
+/* Room for one more element in a malloc'ed array of *max; false: out of memory. */
+extern bool WorkerGrow(void **array, int n, int *max, Size size);
+extern bool WorkerSliceIsOver(TimestampTz start, int done);
+extern void WorkerStoragesFailed(const KvStatus *st, const char *doing);
 
 /* worker_recovery.c: the startup process's side. */
 extern void WorkerRecoveryInit(void);

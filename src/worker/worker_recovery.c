@@ -11,6 +11,9 @@
  *	redo ends		everything replayed is flushed, so the checkpoint or record that
  *					ends recovery has nothing to wait for.
  *
+ *	redo of a moved or dropped database	is counted as a move (row/database.c): whoever looks for
+ *					files meanwhile starts over.
+ *
  * After a backend crash the postmaster starts no background worker while recovery runs
  * unless it is told that the list of workers changed.  It may also have lost the first
  * message to an unfortunate moment, so every wait repeats it.
@@ -34,6 +37,7 @@
 
 #include "base/base.h"
 #include "membuf/membuf.h"
+#include "row/row.h"
 #include "store/store.h"
 #include "wal/wal.h"
 #include "worker/worker_internal.h"
@@ -47,6 +51,7 @@
 #define EXIT_TARGET_SHUTDOWN	3
 
 static void (*original_xlog_redo) (XLogReaderState *record);
+static void (*original_dbase_redo) (XLogReaderState *record);
 
 /* ---- waiting ---------------------------------------------------------------------- */
 
@@ -184,11 +189,22 @@ XlogRedo(XLogReaderState *record)
 	original_xlog_redo(record);
 }
 
+/* An error here ends the server's recovery, and shared memory with it. */
+static void
+DbaseRedo(XLogReaderState *record)
+{
+	RowMoveBegin();
+	original_dbase_redo(record);
+	RowMoveEnd();
+}
+
 void
 WorkerRecoveryInit(void)
 {
 	original_xlog_redo = RmgrTable[RM_XLOG_ID].rm_redo;
 	RmgrTable[RM_XLOG_ID].rm_redo = XlogRedo;
+	original_dbase_redo = RmgrTable[RM_DBASE_ID].rm_redo;
+	RmgrTable[RM_DBASE_ID].rm_redo = DbaseRedo;
 	wal_recovery_hooks.redo_begin = RedoBegin;
 	wal_recovery_hooks.redo_end = RedoEnd;
 	membuf_startup_wait_hook = StartupWaitRound;
