@@ -81,3 +81,34 @@ CREATE FUNCTION orbit_stat_reclaim(
 RETURNS record
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
 COMMENT ON FUNCTION orbit_stat_reclaim() IS 'space reclaimed by compactions, since the storage worker started';
+
+/* ---- storages ---- */
+
+CREATE FUNCTION orbit_storages(
+	OUT storage bigint,
+	OUT database oid,
+	OUT relation regclass,
+	OUT file text,
+	OUT persistence text,
+	OUT state text,
+	OUT bytes bigint)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION orbit_storages() IS 'storages in RocksDB and the relations they belong to';
+REVOKE EXECUTE ON FUNCTION orbit_storages() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orbit_storages() TO pg_monitor;
+
+CREATE FUNCTION orbit_orphans(
+	OUT storage bigint,
+	OUT file text,
+	OUT bytes bigint)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION orbit_orphans() IS 'files of orbit tables in this database that belong to no relation';
+REVOKE EXECUTE ON FUNCTION orbit_orphans() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orbit_orphans() TO pg_monitor;
+
+CREATE FUNCTION orbit_drop_orphan(storage bigint) RETURNS void
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION orbit_drop_orphan(bigint) IS 'deletes a file listed by orbit_orphans(), and its rows';
+REVOKE EXECUTE ON FUNCTION orbit_drop_orphan(bigint) FROM PUBLIC;
