@@ -93,3 +93,34 @@ RETURNS SETOF record
 AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 10;
 COMMENT ON FUNCTION orbit_verify(regclass) IS 'reads everything that is stored of an orbit table, or of all of this database, and tells what is wrong';
 REVOKE EXECUTE ON FUNCTION orbit_verify(regclass) FROM PUBLIC;
+
+/* ---- storages ---- */
+
+CREATE FUNCTION orbit_storages(
+	OUT storage bigint,
+	OUT database oid,
+	OUT relation regclass,
+	OUT file text,
+	OUT persistence text,
+	OUT state text,
+	OUT bytes bigint)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION orbit_storages() IS 'storages in RocksDB and the relations they belong to';
+REVOKE EXECUTE ON FUNCTION orbit_storages() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orbit_storages() TO pg_monitor;
+
+CREATE FUNCTION orbit_orphans(
+	OUT storage bigint,
+	OUT file text,
+	OUT bytes bigint)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION orbit_orphans() IS 'files of orbit tables in this database that belong to no relation';
+REVOKE EXECUTE ON FUNCTION orbit_orphans() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orbit_orphans() TO pg_monitor;
+
+CREATE FUNCTION orbit_drop_orphan(storage bigint) RETURNS void
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION orbit_drop_orphan(bigint) IS 'deletes a file listed by orbit_orphans(), and its rows';
+REVOKE EXECUTE ON FUNCTION orbit_drop_orphan(bigint) FROM PUBLIC;

@@ -10,6 +10,7 @@
 
 #include "base/base.h"
 #include "membuf/membuf.h"
+#include "row/row.h"
 #include "store/store.h"
 #include "tam/tam.h"
 #include "wal/wal.h"
@@ -30,6 +31,7 @@ ShmemRequest(void)
 	RequestAddinShmemSpace(OrbitStopShmemSize());
 	RequestAddinShmemSpace(MembufShmemSize());
 	RequestAddinShmemSpace(StoreShmemSize());
+	RequestAddinShmemSpace(RowShmemSize());
 	RequestAddinShmemSpace(WorkerShmemSize());
 	OrbitRequestLocks();
 }
@@ -44,6 +46,7 @@ ShmemStartup(void)
 	OrbitStopShmemInit();
 	MembufShmemInit();
 	StoreShmemInit();
+	RowShmemInit();
 	WorkerShmemInit();
 	LWLockRelease(AddinShmemInitLock);
 	StoreCheckDirectory();

@@ -22,6 +22,7 @@ int			orbit_bottommost_compression = ORBIT_COMPRESSION_ZSTD;
 int			orbit_flush_interval = 10 * 1000;
 int			orbit_reclaim_delay = 60 * 1000;
 int			orbit_reclaim_threshold = 20;
+int			orbit_collect_interval = 30 * 1000;
 
 bool		orbit_preloaded = false;
 
@@ -133,6 +134,10 @@ OrbitDefineSettings(bool preload)
 			  "Share of a compaction's input, in percent, that must be reclaimed by it.",
 			  "Zero compacts files at random all the time, which is for tests.",
 			  &orbit_reclaim_threshold, 20, 0, 100, PGC_SIGHUP, 0);
+	DefineInt("orbit.collect_interval",
+			  "Time between searches for storages of tables that were dropped.",
+			  NULL, &orbit_collect_interval, 30 * 1000, 10, INT_MAX / 2,
+			  PGC_SIGHUP, GUC_UNIT_MS);
 	DefineCustomEnumVariable("orbit.compression", "Compression of RocksDB's files.",
 							 NULL, &orbit_compression, ORBIT_COMPRESSION_LZ4,
 							 compression_options, PGC_POSTMASTER, 0, NULL, NULL, NULL);

@@ -115,6 +115,10 @@ extern void KvIterKey(KvIter *it, const char **key, size_t *len);
 extern void KvIterValue(KvIter *it, const char **value, size_t *len);
 extern void KvIterStatus(KvIter *it, KvStatus *st);
 
+/* About how many bytes of files hold the pages of each of these storages. */
+extern void KvStorageBytes(KvDb *db, const OrbitStorageId *storages, int n, uint64_t *bytes,
+						   KvStatus *st);
+
 /* ---- writing (primary) --------------------------------------------------------- */
 
 /*

@@ -176,3 +176,28 @@ KvIterStatus(KvIter *it, KvStatus *st)
 	}
 	Guarded(st, [&]() -> Status { return it->it->status(); });
 }
+
+void
+KvStorageBytes(KvDb *db, const OrbitStorageId *storages, int n, uint64_t *bytes, KvStatus *st)
+{
+	Guarded(st, [&]() -> Status {
+		std::vector<std::array<char, 2 * CODEC_PAGE_KEY_SIZE>> keys(n);
+		std::vector<rocksdb::Range> ranges(n);
+		rocksdb::SizeApproximationOptions o;
+
+		for (int i = 0; i < n; i++)
+		{
+			char	   *from = keys[i].data();
+			char	   *to = from + CODEC_PAGE_KEY_SIZE;
+
+			CodecPageKey(from, storages[i], 0);
+			CodecPageKey(to, storages[i] + 1, 0);
+			ranges[i] = rocksdb::Range(Slice(from, CODEC_PAGE_KEY_SIZE),
+									   Slice(to, CODEC_PAGE_KEY_SIZE));
+		}
+		o.include_memtables = false;
+		o.include_files = true;
+		return db->inst->db->GetApproximateSizes(o, db->inst->families[ORBIT_PG_DATA],
+												 ranges.data(), n, bytes);
+	});
+}

@@ -1,152 +1,185 @@
 /*
- * database.c: does a database own orbit tables?
+ * database.c: databases and tablespaces as a whole.
  *
- * The answer is taken from the records in pg_tables: they are there for every storage of
- * a permanent or used unlogged table, whichever buffers its file is still in.  A record
- * counts while one of its files exists and holds this storage id, in any tablespace (ALTER
- * DATABASE SET TABLESPACE moves files without telling us).
+ * Does a database own orbit tables?  The answer is taken from the records in pg_tables: they
+ * are there for every storage of a permanent or used unlogged table, whichever buffers its
+ * file is still in.  A record counts unless it is certain that none of its files exists
+ * any more (evidence.c).
+ *
+ * PostgreSQL moves and drops whole directories without asking a table access method.  Who judges
+ * by missing files has to know of both:
+ *	- while a database moves, a look at the new place and then at the old one may miss its
+ *	  files in both.  Moves are counted, and a look during one is worth nothing;
+ *	- a directory that was dropped must be told from one that cannot be reached.  A key
+ *	  in pg_metadata says that it was dropped (row/metapage.h).
  */
 #include "postgres.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include "catalog/pg_class.h"
-#include "catalog/pg_tablespace_d.h"
-#include "common/relpath.h"
 #include "miscadmin.h"
-#include "storage/fd.h"
+#include "port/atomics.h"
+#include "storage/shmem.h"
 
 #include "row/metapage.h"
 #include "row/row.h"
+#include "wal/wal.h"
 
-typedef struct StorageFile
+/* ---- moves --------------------------------------------------------------------------- */
+
+typedef struct MoveShared
 {
-	OrbitStorageId storage;
-	RelFileNode node;
-} StorageFile;
+	/* atomic */
+	pg_atomic_uint32 running;
+	pg_atomic_uint64 begun;
+} MoveShared;
 
-typedef struct StorageFiles
+static MoveShared *moves = NULL;
+
+Size
+RowShmemSize(void)
 {
-	Oid			database;
-	int			n;
-	int			max;
-	StorageFile *files;
-} StorageFiles;
+	return MAXALIGN(sizeof(MoveShared));
+}
 
-/* Registry and alias records have one form; both end in a file. */
-static bool
-CollectFile(const char *key, Size keylen, const char *value, Size len, void *arg)
+void
+RowShmemInit(void)
 {
-	StorageFiles *files = arg;
-	CodecRegistry registry;
-	OrbitStorageId storage;
-	char		record;
+	bool		found;
 
-	if (keylen < CODEC_STORAGE_KEY_SIZE || len != sizeof(registry) ||
-		!CodecStorageKeyParse(key, CODEC_STORAGE_KEY_SIZE, &storage, &record) ||
-		(record != CODEC_RECORD_REGISTRY && record != ROW_RECORD_ALIAS))
-		return true;
-	memcpy(&registry, value, sizeof(registry));
-	if (registry.database != files->database ||
-		registry.persistence == RELPERSISTENCE_TEMP)
-		return true;
+	moves = ShmemInitStruct("orbit database moves", RowShmemSize(), &found);
+	if (found)
+		return;
+	pg_atomic_init_u32(&moves->running, 0);
+	pg_atomic_init_u64(&moves->begun, 0);
+}
 
-	if (files->n == files->max)
-	{
-		files->max = files->max ? files->max * 2 : 64;
-		files->files = files->files ?
-			repalloc_huge(files->files, files->max * sizeof(StorageFile)) :
-			palloc(files->max * sizeof(StorageFile));
-	}
-	files->files[files->n].storage = storage;
-	files->files[files->n].node.spcNode = registry.tablespace;
-	files->files[files->n].node.dbNode = registry.database;
-	files->files[files->n].node.relNode = registry.relnode;
-	files->n++;
+void
+RowMoveBegin(void)
+{
+	pg_atomic_fetch_add_u32(&moves->running, 1);
+	pg_atomic_fetch_add_u64(&moves->begun, 1);
+}
+
+void
+RowMoveEnd(void)
+{
+	pg_atomic_fetch_sub_u32(&moves->running, 1);
+}
+
+bool
+RowNothingMoves(uint64 *begun)
+{
+	pg_memory_barrier();
+	*begun = pg_atomic_read_u64(&moves->begun);
+	return pg_atomic_read_u32(&moves->running) == 0;
+}
+
+/* ---- dropped directories -------------------------------------------------------------- */
+
+void
+RowDroppedKey(char key[ROW_DROPPED_KEY_SIZE + 1], char kind, Oid oid)
+{
+	snprintf(key, ROW_DROPPED_KEY_SIZE + 1, "%s%c%08x", ROW_DROPPED_PREFIX, kind, oid);
+}
+
+bool
+RowDroppedKeyParse(const char *key, Size len, char *kind, Oid *oid)
+{
+	char		text[ROW_DROPPED_KEY_SIZE + 1];
+	unsigned int number;
+
+	if (len != ROW_DROPPED_KEY_SIZE)
+		return false;
+	memcpy(text, key, len);
+	text[len] = '\0';
+	if (sscanf(text, ROW_DROPPED_PREFIX "%c%8x", kind, &number) != 2)
+		return false;
+	*oid = number;
 	return true;
 }
 
-/*
- * Does this file hold the storage's metapage?  A page of zeroes has not been written out yet: it
- * counts.  An empty file is one that was dropped and waits for the next checkpoint.
- */
-static bool
-FileHoldsStorage(const StorageFile *file, Oid tablespace)
+void
+RowNoteDropped(char kind, Oid oid)
 {
-	char	   *path = GetRelationPath(file->node.dbNode, tablespace, file->node.relNode,
-									   InvalidBackendId, MAIN_FORKNUM);
-	PGAlignedBlock block;
-	RowMetapage *meta = RowMetapageGet(block.data);
-	int			fd = OpenTransientFile(path, O_RDONLY | PG_BINARY);
-	int			n;
+	char		key[ROW_DROPPED_KEY_SIZE + 1];
+	char		value = 1;
 
-	if (fd < 0)
-	{
-		if (errno != ENOENT)
-			ereport(ERROR,
-					(errcode_for_file_access(),
-					 errmsg("could not open file \"%s\": %m", path)));
-		pfree(path);
-		return false;
-	}
-	n = pg_pread(fd, block.data, BLCKSZ, 0);
-	if (n < 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not read file \"%s\": %m", path)));
-	CloseTransientFile(fd);
-	pfree(path);
-	if (n < BLCKSZ)
-		return false;
-	if (PageIsNew((Page) block.data))
-		return true;
-	return meta->magic == ROW_METAPAGE_MAGIC && meta->storage == file->storage;
+	RowDroppedKey(key, kind, oid);
+	WalWriteKv(ORBIT_PG_METADATA, key, ROW_DROPPED_KEY_SIZE, MEMBUF_PUT, &value,
+			   sizeof(value), true);
 }
 
-/* Every tablespace but pg_global. */
-static List *
-AllTablespaces(void)
+/* RowEvidence.dropped for backends. */
+bool
+RowWasDropped(char kind, Oid oid, void *arg)
 {
-	List	   *tablespaces = list_make1_oid(DEFAULTTABLESPACE_OID);
-	DIR		   *dir = AllocateDir("pg_tblspc");
-	struct dirent *entry;
+	char		key[ROW_DROPPED_KEY_SIZE + 1];
+	CodecBuf	value = {0};
+	bool		found;
 
-	while ((entry = ReadDir(dir, "pg_tblspc")) != NULL)
+	RowDroppedKey(key, kind, oid);
+	found = StoreKvGet(ORBIT_PG_METADATA, key, ROW_DROPPED_KEY_SIZE, &value);
+	CodecBufFree(&value);
+	return found;
+}
+
+/* ---- all records ------------------------------------------------------------------------ */
+
+typedef struct Collecting
+{
+	RowRecord  *records;
+	int			n;
+	int			max;
+} Collecting;
+
+static bool
+CollectRecord(const char *key, Size keylen, const char *value, Size len, void *arg)
+{
+	Collecting *c = arg;
+	RowRecord	r;
+
+	if (!RowParseRegistry(key, keylen, value, len, &r.storage, &r.registry))
+		return true;
+	r.alias = keylen == ROW_ALIAS_KEY_SIZE;
+	if (c->n == c->max)
 	{
-		Oid			oid;
-
-		if (strspn(entry->d_name, "0123456789") != strlen(entry->d_name))
-			continue;
-		oid = (Oid) strtoul(entry->d_name, NULL, 10);
-		tablespaces = lappend_oid(tablespaces, oid);
+		c->max = c->max ? c->max * 2 : 64;
+		c->records = c->records ?
+			repalloc_huge(c->records, c->max * sizeof(RowRecord)) :
+			palloc(c->max * sizeof(RowRecord));
 	}
-	FreeDir(dir);
-	return tablespaces;
+	c->records[c->n++] = r;
+	return true;
+}
+
+RowRecord *
+RowListRecords(int *n)
+{
+	Collecting	c = {0};
+
+	StoreAttach();
+	StoreKvForEach(ORBIT_PG_TABLES, "", 0, CollectRecord, &c);
+	*n = c.n;
+	return c.records;
 }
 
 bool
 RowDatabaseOwnsTables(Oid database)
 {
-	StorageFiles files = {0};
-	List	   *tablespaces;
-	ListCell   *lc;
+	RowEvidence evidence = {false, 0, RowWasDropped, NULL};
+	int			n;
+	RowRecord  *records = RowListRecords(&n);
 
-	files.database = database;
-	StoreAttach();
-	StoreKvForEach(ORBIT_PG_TABLES, "", 0, CollectFile, &files);
-	if (files.n == 0)
-		return false;
-
-	tablespaces = AllTablespaces();
-	for (int i = 0; i < files.n; i++)
+	evidence.first = StoreFirstStorage();
+	for (int i = 0; i < n; i++)
 	{
+		RowRecord  *r = &records[i];
+
 		CHECK_FOR_INTERRUPTS();
-		foreach(lc, tablespaces)
-		{
-			if (FileHoldsStorage(&files.files[i], lfirst_oid(lc)))
-				return true;
-		}
+		if (r->registry.database == database &&
+			r->registry.persistence != RELPERSISTENCE_TEMP &&
+			RowFindFile(&evidence, r->storage, &r->registry, NULL) != ROW_FILE_NONE)
+			return true;
 	}
 	return false;
 }

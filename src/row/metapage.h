@@ -35,6 +35,13 @@
  *
  * value: a CodecRegistry in which tablespace, relnode and creator are those of the
  * copy.
+ *
+ * The creator is a top-level transaction.  Until it has ended, the file may not be there yet.
+ *
+ * ---- dropped directories (family pg_metadata) ---------------------------------------
+ * Key, 17 characters: "dropped/", 'd' (database) or 't' (tablespace), its oid as 8 hexadecimal
+ * digits.  Value: one byte, 1.  Written after DROP DATABASE and DROP TABLESPACE; gone when no
+ * record of pg_tables names that oid any more.  Sorts before CODEC_META_FLUSHED.
  */
 #ifndef ORBIT_ROW_METAPAGE_H
 #define ORBIT_ROW_METAPAGE_H

@@ -13,7 +13,10 @@
  *              of the main fork, which a crash replaces by the init fork
  *   temporary  nothing
  * The registry record comes before the file: a record without a file is garbage, a
- * file without a record would be a storage that nobody ever collects.
+ * file without a record would be a storage that nobody ever collects.  The worker
+ * deletes storages whose files are gone (evidence.c); what it concludes rests on the order
+ * of things here: record, then file; ids that grow; a metapage that goes from one id to a
+ * later one only.
  *
  * Locks: the content lock of the metapage's buffer, alone.  Storage ids are allocated
  * before it is taken, for that may wait for space.
@@ -123,6 +126,17 @@ CheckMetapage(Relation rel, Page page)
 
 /* ---- records in pg_tables --------------------------------------------------- */
 
+/*
+ * Before the record of a file that is still to be made.  Who looks for storages without a file
+ * leaves this one alone while its creator runs, so there must be one (CREATE TABLE comes here
+ * without), and the record carries its xid to standbys.
+ */
+static void
+NeedCreator(void)
+{
+	(void) GetCurrentTransactionId();
+}
+
 static void
 FillRegistry(CodecRegistry *r, Relation rel, const RelFileNode *node, char persistence)
 {
@@ -149,6 +163,16 @@ RegisterStorage(Relation rel, const RelFileNode *node, char persistence,
 	CodecStorageKey(key, storage, CODEC_RECORD_REGISTRY);
 	WalWriteKv(ORBIT_PG_TABLES, key, sizeof(key), MEMBUF_PUT,
 			   &registry, sizeof(registry), persistence == RELPERSISTENCE_PERMANENT);
+}
+
+/* It was never used.  Nothing was logged either, for only an unlogged relation has two adopters. */
+static void
+UnregisterStorage(OrbitStorageId storage)
+{
+	char		key[CODEC_STORAGE_KEY_SIZE];
+
+	CodecStorageKey(key, storage, CODEC_RECORD_REGISTRY);
+	WalWriteKv(ORBIT_PG_TABLES, key, sizeof(key), MEMBUF_TOMBSTONE, "", 0, false);
 }
 
 static void
@@ -195,6 +219,19 @@ ReadMetapage(Relation rel)
 	return storage;
 }
 
+/*
+ * No checkpoint writes out buffers of unlogged and temporary relations.  Who looks at the file
+ * only (evidence.c) would keep the storages that came before this one as long as the relation lives.
+ */
+static void
+WriteOut(Relation rel, Buffer buf)
+{
+	if (RelationUsesLocalBuffers(rel))
+		FlushRelationBuffers(rel);
+	else if (!RelationIsPermanent(rel))
+		FlushOneBuffer(buf);
+}
+
 /* Writes another storage id into the metapage; with only_if_none, unless it has one. */
 static OrbitStorageId
 WriteMetapage(Relation rel, OrbitStorageId storage, bool only_if_none)
@@ -218,6 +255,7 @@ WriteMetapage(Relation rel, OrbitStorageId storage, bool only_if_none)
 		if (RelationIsPermanent(rel))
 			log_newpage_buffer(buf, true);
 		END_CRIT_SECTION();
+		WriteOut(rel, buf);
 	}
 	UnlockReleaseBuffer(buf);
 	return storage;
@@ -231,6 +269,7 @@ static OrbitStorageId
 AdoptStorage(Relation rel)
 {
 	OrbitStorageId storage;
+	OrbitStorageId adopted;
 
 	if (RecoveryInProgress())
 		ereport(ERROR,
@@ -238,7 +277,10 @@ AdoptStorage(Relation rel)
 				 errmsg("cannot access temporary or unlogged relations during recovery")));
 	storage = StoreAllocStorageId(WalLogStorageBlock);
 	RegisterStorage(rel, &rel->rd_node, rel->rd_rel->relpersistence, storage);
-	return WriteMetapage(rel, storage, true);
+	adopted = WriteMetapage(rel, storage, true);
+	if (adopted != storage)
+		UnregisterStorage(storage);
+	return adopted;
 }
 
 static OrbitStorageId
@@ -335,7 +377,9 @@ RowCreateStorage(Relation rel, const RelFileNode *node, char persistence)
 	if (persistence == RELPERSISTENCE_PERMANENT)
 	{
 		storage = StoreAllocStorageId(WalLogStorageBlock);
+		NeedCreator();
 		RegisterStorage(rel, node, persistence, storage);
+		OrbitStopPoint("row_create_registered");
 	}
 
 	srel = RelationCreateStorage(*node, persistence, true);
@@ -411,7 +455,10 @@ RowCopyStorage(Relation rel, const RelFileNode *newnode)
 	PrepareUse();
 	storage = ReadMetapage(rel);
 	if (storage != ORBIT_INVALID_STORAGE)
+	{
+		NeedCreator();
 		RegisterAlias(rel, newnode, persistence, storage);
+	}
 
 	/* the copy is made from the file, so the file must be up to date */
 	dst = smgropen(*newnode, rel->rd_backend);

@@ -216,8 +216,81 @@ extern void RowResetStorage(Relation rel);
 /* SET TABLESPACE: copies the metapage to the new file and registers the alias. */
 extern void RowCopyStorage(Relation rel, const RelFileNode *newnode);
 
-/* Is there a file in this database, in any tablespace, that a storage belongs to?  Temporary
- * tables do not count. */
+/* ---- databases and tablespaces (database.c) ---------------------------------------------------- */
+
+extern Size RowShmemSize(void);
+extern void RowShmemInit(void);
+
+/* May there be a file in this database that a storage belongs to?  Temporary tables do not count. */
 extern bool RowDatabaseOwnsTables(Oid database);
+
+/* Around everything that moves a database's directory. */
+extern void RowMoveBegin(void);
+extern void RowMoveEnd(void);
+/* False: a move is on its way.  Nothing has moved between two calls that give true and the same
+ * number. */
+extern bool RowNothingMoves(uint64 *begun);
+
+/* Logs that a database or a tablespace was dropped, after it was.  Backend; may wait for space. */
+#define ROW_DROPPED_DATABASE	'd'
+#define ROW_DROPPED_TABLESPACE	't'
+extern void RowNoteDropped(char kind, Oid oid);
+
+/* A registry or alias record. */
+typedef struct RowRecord
+{
+	OrbitStorageId storage;
+	bool		alias;
+	CodecRegistry registry;
+} RowRecord;
+
+/* All of them, by storage, palloc'ed.  Backend. */
+extern RowRecord *RowListRecords(int *n);
+/* False: the record is of another kind. */
+extern bool RowParseRegistry(const char *key, Size keylen, const char *value, Size len,
+							 OrbitStorageId *storage, CodecRegistry *record);
+
+/* ---- can a file still name a storage? (evidence.c) ----------------------------------------------- */
+
+typedef enum RowFileState
+{
+	ROW_FILE_HOLDS,				/* one does */
+	ROW_FILE_UNSURE,			/* cannot be told now */
+	ROW_FILE_NONE				/* none does, and none ever will: see RowFindFile */
+} RowFileState;
+
+typedef struct RowEvidence
+{
+	bool		recovery;		/* the server was in recovery when the record was read: a standby
+								 * that has reached consistency */
+	OrbitStorageId first;		/* StoreFirstStorage() */
+	/* Is there a record that this was dropped?  kind: as for RowNoteDropped. */
+	bool		(*dropped) (char kind, Oid oid, void *arg);
+	void	   *arg;
+} RowEvidence;
+
+typedef struct RowFile
+{
+	Oid			tablespace;
+	bool		exists;
+} RowFile;
+
+/*
+ * Looks at the files that this record speaks of.  ROW_FILE_NONE is final if
+ *	- the creator in the record had ended before the call,
+ *	- RowNothingMoves() gives the same before and after it.
+ * The storage is dead if this holds for all of its records, and if there is no other record of it
+ * that was published before the last call was over.  file (may be NULL): what was found where, unless
+ * it is ROW_FILE_NONE.  Worker and backends; raises nothing of its own.
+ */
+extern RowFileState RowFindFile(const RowEvidence *evidence, OrbitStorageId storage,
+								const CodecRegistry *record, RowFile *file);
+
+/* Keys of pg_metadata, row/metapage.h; and RowEvidence.dropped for backends. */
+#define ROW_DROPPED_KEY_SIZE	17
+#define ROW_DROPPED_PREFIX		"dropped/"
+extern void RowDroppedKey(char key[ROW_DROPPED_KEY_SIZE + 1], char kind, Oid oid);
+extern bool RowDroppedKeyParse(const char *key, Size len, char *kind, Oid *oid);
+extern bool RowWasDropped(char kind, Oid oid, void *arg);
 
 #endif							/* ORBIT_ROW_H */

@@ -44,6 +44,7 @@ StoreShmemInit(void)
 		pg_atomic_init_u64(&store_shared->instance, 0);
 		pg_atomic_init_u64(&store_shared->reached, 0);
 		pg_atomic_init_u64(&store_shared->logged_storage, 1);
+		pg_atomic_init_u64(&store_shared->first_storage, 1);
 		pg_atomic_init_u64(&store_shared->flushes, 0);
 		pg_atomic_init_u64(&store_shared->pages_put, 0);
 		pg_atomic_init_u64(&store_shared->pages_merged, 0);

@@ -490,6 +490,19 @@ StoreCountersPersisted(OrbitStorageId storage, BlockNumber next_page)
 	LWLockRelease(LockOf(storage));
 }
 
+void
+StoreForgetCounters(OrbitStorageId storage)
+{
+	CounterPartition *p = PartitionOf(storage);
+	CounterEntry *e;
+
+	LWLockAcquire(LockOf(storage), LW_EXCLUSIVE);
+	e = Find(p, storage);
+	if (e != NULL)
+		Remove(p, (int32) (e - p->entries));
+	LWLockRelease(LockOf(storage));
+}
+
 static int
 CompareIds(const void *a, const void *b)
 {

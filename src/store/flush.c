@@ -439,6 +439,34 @@ StoreFlushOldest(KvDb *db, const StoreRunning *running, bool clean_shutdown, KvS
 }
 
 void
+StoreDeleteRecords(KvDb *db, const StoreRecordKey *keys, int n, KvStatus *st)
+{
+	KvBatch    *batch;
+	uint64		generation = 0;
+
+	StoreFillStatus(st, KV_OK, "");
+	batch = KvBatchBegin(db, st);
+	if (batch == NULL)
+	{
+		if (st->code == KV_OK)
+			StoreFillStatus(st, KV_NO_MEMORY, "out of memory");
+		return;
+	}
+	for (int i = 0; i < n && st->code == KV_OK; i++)
+		KvBatchDelete(batch, keys[i].family, keys[i].key, keys[i].len, st);
+	if (st->code == KV_OK)
+		WriteMetadata(batch, 0, StoreFlushedLsn(), false, st);
+	if (st->code != KV_OK)
+	{
+		KvBatchAbort(batch);
+		return;
+	}
+	KvBatchCommit(batch, &generation, st);
+	if (st->code == KV_OK)
+		MembufRaiseGeneration(generation);
+}
+
+void
 StoreBumpGeneration(KvDb *db, bool clean_shutdown, KvStatus *st)
 {
 	uint64		generation = 0;

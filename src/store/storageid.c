@@ -87,7 +87,10 @@ StoreAllocStorageId(StoreLogBlock log_block)
 	}
 }
 
-/* Also for StorePrimaryOpen, which has nothing to publish. */
+/*
+ * Also for StorePrimaryOpen, which has nothing to publish.  Nobody hands out ids before recovery
+ * has ended, and nobody calls this afterwards.
+ */
 static void
 RaiseNextStorage(uint64 next_storage)
 {
@@ -96,6 +99,7 @@ RaiseNextStorage(uint64 next_storage)
 	/* the rest of a block that another life of the server began is not used */
 	store_shared->next_storage = Max(store_shared->next_storage, next_storage);
 	store_shared->limit_storage = Max(store_shared->limit_storage, store_shared->next_storage);
+	pg_atomic_write_u64(&store_shared->first_storage, store_shared->next_storage);
 	LWLockRelease(&store_shared->id_lock);
 }
 
@@ -113,6 +117,12 @@ StoreSetNextStorage(uint64 next_storage)
 		while (!PublishBlock(&r, next_storage));
 	}
 	RaiseNextStorage(next_storage);
+}
+
+OrbitStorageId
+StoreFirstStorage(void)
+{
+	return pg_atomic_read_u64(&store_shared->first_storage);
 }
 
 uint64

@@ -197,6 +197,9 @@ typedef bool (*StoreKvCallback) (const char *key, Size keylen, const char *value
 extern void StoreKvForEach(OrbitFamily family, const char *prefix, Size prefixlen,
 						   StoreKvCallback callback, void *arg);
 
+/* About how many bytes of RocksDB's files each storage takes; write buffers do not count. */
+extern void StoreEstimateBytes(const OrbitStorageId *storages, int n, uint64 *bytes);
+
 /* ---- counters of a storage --------------------------------------------------------------- */
 
 /*
@@ -215,6 +218,8 @@ extern int	StoreAllocRows(OrbitStorageId storage, const uint32 *bytes, int want,
 extern BlockNumber StorePageCount(OrbitStorageId storage);	/* pages ever begun */
 /* Redo: page:slot exists. */
 extern void StoreNoteRow(OrbitStorageId storage, BlockNumber page, int slot);
+/* The storage is gone and nobody can name it any more: takes its entry out of the table (worker). */
+extern void StoreForgetCounters(OrbitStorageId storage);
 
 /*
  * Storage ids.  StoreAllocStorageId hands out the next one; when the logged block is used up
@@ -226,6 +231,9 @@ typedef void (*StoreLogBlock) (uint64 next_storage);
 extern OrbitStorageId StoreAllocStorageId(StoreLogBlock log_block);
 extern void StoreSetNextStorage(uint64 next_storage);
 extern uint64 StoreGetNextStorage(void);
+/* Ids below were handed out before the server was started, the others since.  Final when recovery
+ * has ended. */
+extern OrbitStorageId StoreFirstStorage(void);
 
 /* ---- flushed-up-to bookkeeping -------------------------------------------------------------- */
 
@@ -290,6 +298,18 @@ extern bool StoreVacuumParse(const char *key, Size keylen, const char *value, Si
 							 OrbitStorageId *storage, uint64 *cleaned);
 /* An ingest of a generation (and the metadata record) alone. */
 extern void StoreBumpGeneration(KvDb *db, bool clean_shutdown, KvStatus *st);
+/*
+ * Deletes records of storages that nobody can name any more: keys of pg_tables, ascending, and keys
+ * of pg_metadata that sort before CODEC_META_FLUSHED, ascending.  One atomic ingest.
+ */
+typedef struct StoreRecordKey
+{
+	OrbitFamily family;
+	uint8		len;
+	char		key[23];
+} StoreRecordKey;
+
+extern void StoreDeleteRecords(KvDb *db, const StoreRecordKey *keys, int n, KvStatus *st);
 /* Everything before this redo pointer is in RocksDB (worker, once proven).  Stored with the next
  * ingest; in shared memory at once. */
 extern void StoreSetCoveredRedo(XLogRecPtr redo);

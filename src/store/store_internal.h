@@ -44,6 +44,7 @@ typedef struct StoreShared
 	pg_atomic_uint64 reached;	/* what REACHED says */
 	pg_atomic_uint64 logged_storage;	/* storage ids below may be in use; raised
 										 * before the WAL record is inserted */
+	pg_atomic_uint64 first_storage; /* ids handed out since this start are not below */
 	pg_atomic_uint64 flushes;
 	pg_atomic_uint64 pages_put;
 	pg_atomic_uint64 pages_merged;

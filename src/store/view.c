@@ -373,3 +373,30 @@ StoreKvGet(OrbitFamily family, const char *key, Size keylen, CodecBuf *out)
 	StoreViewClose(&v);
 	return found;
 }
+
+/* Looks into the index blocks of files, so a view is not kept for many at a time. */
+#define ESTIMATE_BATCH	64
+
+void
+StoreEstimateBytes(const OrbitStorageId *storages, int n, uint64 *bytes)
+{
+	for (int done = 0; done < n; done += ESTIMATE_BATCH)
+	{
+		int			some = Min(n - done, ESTIMATE_BATCH);
+		StoreView	v;
+		KvStatus	st;
+		KvDb	   *handle;
+		uint64		g;
+
+		CHECK_FOR_INTERRUPTS();
+		memset(&bytes[done], 0, some * sizeof(uint64));
+		st.code = KV_OK;
+		StoreViewOpen(&v);
+		handle = StoreViewProve(&v, &g);
+		if (handle != NULL)
+			KvStorageBytes(handle, &storages[done], some, &bytes[done], &st);
+		if (st.code != KV_OK)
+			StoreViewFailed(&st, "could not read from RocksDB storage");
+		StoreViewClose(&v);
+	}
+}

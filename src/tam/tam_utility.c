@@ -8,6 +8,9 @@
  * A table made in the template after the check is met by row/relation.c: the copy's
  * metapage names another database, and opening it is an error.
  *
+ * DROP DATABASE, DROP TABLESPACE and ALTER DATABASE SET TABLESPACE remove and move files of orbit
+ * tables; the worker, which judges by files, is told so (row/database.c).
+ *
  * A session may stay idle inside a transaction, with a cursor open, for hours.  RocksDB's
  * iterators would keep files that compaction has replaced; so when the outermost run of
  * the executor returns they are given up.  A scan that goes on finds its place again.
@@ -18,8 +21,11 @@
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "executor/executor.h"
+#include "commands/tablespace.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
+#include "replication/walsender.h"
+#include "storage/ipc.h"
 #include "tcop/utility.h"
 
 #include "tam/tam_internal.h"
@@ -54,19 +60,102 @@ CheckCreateDatabase(const CreatedbStmt *stmt)
 				 errhint("Use pg_dump and pg_restore, or a template without such tables.")));
 }
 
-static void
-TamProcessUtility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
-				  ProcessUtilityContext context, ParamListInfo params,
-				  QueryEnvironment *queryEnv, DestReceiver *dest, QueryCompletion *qc)
+/* ---- files that vanish and move -------------------------------------------------------- */
+
+typedef struct DroppedDirectory
 {
-	if (IsA(pstmt->utilityStmt, CreatedbStmt) && !RecoveryInProgress())
-		CheckCreateDatabase((CreatedbStmt *) pstmt->utilityStmt);
+	char		kind;			/* 0: none */
+	Oid			oid;
+} DroppedDirectory;
+
+/* The name is resolved before the statement, the drop noted after it. */
+static DroppedDirectory
+FindDirectoryToDrop(Node *stmt)
+{
+	DroppedDirectory d = {0, InvalidOid};
+
+	/* Who may not write cannot note anything: the storages are kept then. */
+	if (RecoveryInProgress() || !IsUnderPostmaster || am_walsender)
+		return d;
+	if (IsA(stmt, DropdbStmt))
+	{
+		d.kind = ROW_DROPPED_DATABASE;
+		d.oid = get_database_oid(castNode(DropdbStmt, stmt)->dbname, true);
+	}
+	else if (IsA(stmt, DropTableSpaceStmt))
+	{
+		d.kind = ROW_DROPPED_TABLESPACE;
+		d.oid = get_tablespace_oid(castNode(DropTableSpaceStmt, stmt)->tablespacename, true);
+	}
+	if (!OidIsValid(d.oid))
+		d.kind = 0;
+	else
+		StoreAttach();			/* fail now rather than when it is gone */
+	return d;
+}
+
+static bool
+MovesDatabase(Node *stmt)
+{
+	ListCell   *lc;
+
+	if (!IsA(stmt, AlterDatabaseStmt))
+		return false;
+	foreach(lc, castNode(AlterDatabaseStmt, stmt)->options)
+	{
+		if (strcmp(lfirst_node(DefElem, lc)->defname, "tablespace") == 0)
+			return true;
+	}
+	return false;
+}
+
+static void
+MoveEnded(int code, Datum arg)
+{
+	RowMoveEnd();
+}
+
+static void
+Proceed(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
+		ProcessUtilityContext context, ParamListInfo params,
+		QueryEnvironment *queryEnv, DestReceiver *dest, QueryCompletion *qc)
+{
 	if (prev_ProcessUtility)
 		prev_ProcessUtility(pstmt, queryString, readOnlyTree, context, params,
 							queryEnv, dest, qc);
 	else
 		standard_ProcessUtility(pstmt, queryString, readOnlyTree, context, params,
 								queryEnv, dest, qc);
+}
+
+static void
+TamProcessUtility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
+				  ProcessUtilityContext context, ParamListInfo params,
+				  QueryEnvironment *queryEnv, DestReceiver *dest, QueryCompletion *qc)
+{
+	Node	   *stmt = pstmt->utilityStmt;
+	DroppedDirectory dropped;
+
+	/* in recovery PostgreSQL refuses them all */
+	if (IsA(stmt, CreatedbStmt) && !RecoveryInProgress())
+		CheckCreateDatabase((CreatedbStmt *) stmt);
+	dropped = FindDirectoryToDrop(stmt);
+
+	if (MovesDatabase(stmt))
+	{
+		RowMoveBegin();
+		PG_ENSURE_ERROR_CLEANUP(MoveEnded, (Datum) 0);
+		{
+			Proceed(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
+		}
+		PG_END_ENSURE_ERROR_CLEANUP(MoveEnded, (Datum) 0);
+		RowMoveEnd();
+	}
+	else
+		Proceed(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
+
+	if (dropped.kind != 0)
+		RowNoteDropped(dropped.kind, dropped.oid);
 }
 
 /* ---- iterators of idle sessions --------------------------------------------------------- */

@@ -452,13 +452,11 @@ NeededShare(const KvFile *f, TimestampTz now)
 	const KnownFile *k = FindKnown(compact.known, compact.nknown, f->number);
 	double		needed = orbit_reclaim_threshold / 100.0;
 
-	if (f->dropped_bytes > 0)
-		return needed;
 	if (k == NULL || !TimestampDifferenceExceeds(k->seen, now, orbit_reclaim_delay) ||
 		now < k->not_before)
 	{
 		compact.waiting = true;
-		return 2;
+		return f->dropped_bytes > 0 ? needed : 2;
 	}
 	if (TimestampDifferenceExceeds(k->seen, now, (int) Min((int64) PATIENCE * orbit_reclaim_delay,
 														   INT_MAX)))

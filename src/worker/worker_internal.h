@@ -190,6 +190,29 @@ extern bool WorkerFreezeTake(OrbitStorageId storage, TransactionId limit);
 extern bool WorkerFreezeAnswered(bool *result);
 extern void WorkerFreezeLeave(void);
 
+/* worker_storages.c: finds storages whose relations are gone; a slice of it. */
+extern void WorkerStoragesStep(TimestampTz now);
+
+/* worker_reap.c: gets rid of them; a slice of it.  False: failed, and logged. */
+extern bool WorkerReap(void);
+extern void WorkerAddDead(OrbitStorageId storage);
+extern bool WorkerIsDead(OrbitStorageId storage);
+
+typedef struct WorkerRecordKeys
+{
+	StoreRecordKey *keys;		/* malloc'ed */
+	int			n;
+	int			max;
+} WorkerRecordKeys;
+
+extern bool WorkerAddRecordKey(WorkerRecordKeys *k, OrbitFamily family, const char *key, size_t len);
+/* Frees k->keys.  False: failed, and logged. */
+extern bool WorkerDeleteRecords(WorkerRecordKeys *k);
+/* Room for one more element in a malloc'ed array of *max; false: out of memory. */
+extern bool WorkerGrow(void **array, int n, int *max, Size size);
+extern bool WorkerSliceIsOver(TimestampTz start, int done);
+extern void WorkerStoragesFailed(const KvStatus *st, const char *doing);
+
 /* worker_recovery.c: the startup process's side. */
 extern void WorkerRecoveryInit(void);
 

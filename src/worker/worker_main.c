@@ -113,6 +113,7 @@ orbit_worker_main(Datum arg)
 			more |= WorkerHorizonStep(now, WorkerFreezeAsked());
 			WorkerCompactStep(now);
 		}
+		WorkerStoragesStep(now);
 		if (worker.leaving)
 			WorkerLeaveIfDone();
 		MemoryContextReset(context);

@@ -14,6 +14,9 @@
  *	redo ends		everything replayed is flushed, so the checkpoint or record that
  *					ends recovery has nothing to wait for.
  *
+ *	redo of a moved or dropped database	is counted as a move (row/database.c): whoever looks for
+ *					files meanwhile starts over.
+ *
  * After a backend crash the postmaster starts no background worker while recovery runs
  * unless it is told that the list of workers changed.  It may also have lost the first
  * message to an unfortunate moment, so every wait repeats it.
@@ -41,6 +44,7 @@
 
 #include "base/base.h"
 #include "membuf/membuf.h"
+#include "row/row.h"
 #include "store/store.h"
 #include "wal/wal.h"
 #include "worker/worker_internal.h"
@@ -55,6 +59,7 @@
 
 static void (*original_xlog_redo) (XLogReaderState *record);
 static void (*original_clog_redo) (XLogReaderState *record);
+static void (*original_dbase_redo) (XLogReaderState *record);
 
 /* ---- waiting ---------------------------------------------------------------------- */
 
@@ -242,6 +247,15 @@ ClogRedo(XLogReaderState *record)
 	original_clog_redo(record);
 }
 
+/* An error here ends the server's recovery, and shared memory with it. */
+static void
+DbaseRedo(XLogReaderState *record)
+{
+	RowMoveBegin();
+	original_dbase_redo(record);
+	RowMoveEnd();
+}
+
 void
 WorkerRecoveryInit(void)
 {
@@ -249,6 +263,8 @@ WorkerRecoveryInit(void)
 	RmgrTable[RM_CLOG_ID].rm_redo = ClogRedo;
 	original_xlog_redo = RmgrTable[RM_XLOG_ID].rm_redo;
 	RmgrTable[RM_XLOG_ID].rm_redo = XlogRedo;
+	original_dbase_redo = RmgrTable[RM_DBASE_ID].rm_redo;
+	RmgrTable[RM_DBASE_ID].rm_redo = DbaseRedo;
 	wal_recovery_hooks.redo_begin = RedoBegin;
 	wal_recovery_hooks.redo_end = RedoEnd;
 	membuf_startup_wait_hook = StartupWaitRound;

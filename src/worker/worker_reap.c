@@ -1,0 +1,321 @@
+/*
+ * worker_reap.c: gets rid of storages that worker_storages.c found dead.
+ *
+ *	1. RocksDB's threads learn of it (worker_horizon.c): compactions drop the pages they meet;
+ *	2. files that hold nothing else are deleted at once, as far as RocksDB's deferred
+ *	   deletion lets them go;
+ *	3. when no page is left, the entry in the shared counters goes, and then the records.
+ *
+ * The records come last: until then the storage is found again after a restart.  Nobody
+ * reads or writes a dead storage, so there is nothing to lock.
+ */
+#include "postgres.h"
+
+#include <stdlib.h>
+
+#include "utils/timestamp.h"
+
+#include "base/base.h"
+#include "store/store.h"
+#include "worker/worker_internal.h"
+
+#define SLICE_US			3000	/* one turn of the main loop spends no more */
+#define SLICE_CHECK			16	/* storages between two looks at the clock */
+#define FORGET_BATCH		1000	/* records deleted by one ingest */
+#define REPORT_MS			30000
+
+/* worker.dead, and beside it: was KvDropStorage called? */
+static OrbitStorageId *dead = NULL;
+static bool *dropped = NULL;
+static int	max_dead = 0;
+static int	reap_from = 0;		/* the next one that may have lost its last page */
+static bool reap_again = false; /* from the start, when the end is reached */
+
+/* ---- helpers of both files --------------------------------------------------------------- */
+
+bool
+WorkerGrow(void **array, int n, int *max, Size size)
+{
+	int			more = *max * 2 + 64;
+	void	   *grown;
+
+	if (n < *max)
+		return true;
+	grown = realloc(*array, more * size);
+	if (grown == NULL)
+		return false;
+	*array = grown;
+	*max = more;
+	return true;
+}
+
+void
+WorkerStoragesFailed(const KvStatus *st, const char *doing)
+{
+	static TimestampTz reported = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!TimestampDifferenceExceeds(reported, now, REPORT_MS))
+		return;
+	reported = now;
+	KvRaise(LOG, st, doing);
+}
+
+bool
+WorkerSliceIsOver(TimestampTz start, int done)
+{
+	return done % SLICE_CHECK == 0 && GetCurrentTimestamp() - start > SLICE_US;
+}
+
+bool
+WorkerAddRecordKey(WorkerRecordKeys *k, OrbitFamily family, const char *key, size_t len)
+{
+	if (len > sizeof(k->keys[0].key) ||
+		!WorkerGrow((void **) &k->keys, k->n, &k->max, sizeof(StoreRecordKey)))
+		return false;
+	k->keys[k->n].family = family;
+	k->keys[k->n].len = len;
+	memcpy(k->keys[k->n].key, key, len);
+	k->n++;
+	return true;
+}
+
+bool
+WorkerDeleteRecords(WorkerRecordKeys *k)
+{
+	KvStatus	st = {KV_OK, ""};
+
+	if (k->n > 0)
+		StoreDeleteRecords(worker.db, k->keys, k->n, &st);
+	if (st.code != KV_OK)
+		WorkerStoragesFailed(&st, "could not delete the records of dropped storages");
+	free(k->keys);
+	return st.code == KV_OK;
+}
+
+/* ---- the list ------------------------------------------------------------------------------ */
+
+/* Where the storage is in the list, or would be. */
+static int
+FindDead(OrbitStorageId storage)
+{
+	int			low = 0;
+	int			high = worker.ndead;
+
+	while (low < high)
+	{
+		int			middle = (low + high) / 2;
+
+		if (worker.dead[middle] < storage)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+bool
+WorkerIsDead(OrbitStorageId storage)
+{
+	int			i = FindDead(storage);
+
+	return i < worker.ndead && worker.dead[i] == storage;
+}
+
+static void
+ListChanged(void)
+{
+	worker.dead = dead;
+	worker.dead_changed = true;
+}
+
+void
+WorkerAddDead(OrbitStorageId storage)
+{
+	int			i = FindDead(storage);
+	int			max = max_dead;
+
+	/* both arrays have the same size; out of memory: it will be found again */
+	if (!WorkerGrow((void **) &dropped, worker.ndead, &max, sizeof(bool)) ||
+		!WorkerGrow((void **) &dead, worker.ndead, &max_dead, sizeof(OrbitStorageId)))
+		return;
+	memmove(&dead[i + 1], &dead[i], (worker.ndead - i) * sizeof(OrbitStorageId));
+	memmove(&dropped[i + 1], &dropped[i], (worker.ndead - i) * sizeof(bool));
+	dead[i] = storage;
+	dropped[i] = false;
+	worker.ndead++;
+	ListChanged();
+	ereport(DEBUG1, (errmsg_internal("orbit storage " UINT64_FORMAT " is dead", storage)));
+}
+
+static void
+RemoveDead(const bool *forgotten)
+{
+	int			n = 0;
+
+	for (int i = 0; i < worker.ndead; i++)
+	{
+		if (forgotten[i])
+			continue;
+		dead[n] = dead[i];
+		dropped[n] = dropped[i];
+		n++;
+	}
+	worker.ndead = n;
+	ListChanged();
+}
+
+/* ---- pages ------------------------------------------------------------------------------------ */
+
+/* Whole files at once; compactions do the rest. */
+static bool
+DropSlice(TimestampTz start)
+{
+	int			done = 0;
+
+	for (int i = 0; i < worker.ndead; i++)
+	{
+		KvStatus	st = {KV_OK, ""};
+
+		if (dropped[i])
+			continue;
+		KvDropStorage(worker.db, worker.dead[i], &st);
+		if (st.code != KV_OK)
+		{
+			WorkerStoragesFailed(&st, "could not delete files of a dropped storage");
+			return false;
+		}
+		dropped[i] = true;
+		reap_again = true;
+		if (WorkerSliceIsOver(start, ++done))
+			break;
+	}
+	return true;
+}
+
+/* Bounded, so that nobody else's page is read.  In doubt yes. */
+static bool
+HasPages(OrbitStorageId storage)
+{
+	char		from[CODEC_PAGE_KEY_SIZE];
+	char		to[CODEC_PAGE_KEY_SIZE];
+	KvStatus	st = {KV_OK, ""};
+	KvIter	   *it;
+	bool		found;
+
+	CodecPageKey(from, storage, 0);
+	CodecPageKey(to, storage + 1, 0);
+	it = KvIterCreate(worker.db, ORBIT_PG_DATA, from, sizeof(from), to, sizeof(to), 0, &st);
+	if (it == NULL)
+		return true;
+	KvIterSeek(it, from, sizeof(from));
+	found = KvIterValid(it);
+	if (!found)
+		KvIterStatus(it, &st);
+	KvIterDestroy(it);
+	return found || st.code != KV_OK;
+}
+
+/* ---- records ------------------------------------------------------------------------------------ */
+
+/* Every record, of whatever kind. */
+static bool
+AddRecordsOf(WorkerRecordKeys *k, OrbitStorageId storage)
+{
+	char		from[CODEC_STORAGE_KEY_SIZE];
+	char		to[CODEC_STORAGE_KEY_SIZE];
+	KvStatus	st = {KV_OK, ""};
+	KvIter	   *it;
+	bool		ok = true;
+
+	CodecStorageKey(from, storage, '\0');
+	CodecStorageKey(to, storage + 1, '\0');
+	it = KvIterCreate(worker.db, ORBIT_PG_TABLES, from, sizeof(from), to, sizeof(to), 0, &st);
+	if (it == NULL)
+		return false;
+	for (KvIterSeek(it, from, sizeof(from)); ok && KvIterValid(it); KvIterNext(it))
+	{
+		const char *key;
+		size_t		len;
+
+		KvIterKey(it, &key, &len);
+		ok = WorkerAddRecordKey(k, ORBIT_PG_TABLES, key, len);
+	}
+	KvIterStatus(it, &st);
+	KvIterDestroy(it);
+	return ok && st.code == KV_OK;
+}
+
+/* Those of dead storages that have no page left. */
+static bool
+ForgetSlice(TimestampTz start)
+{
+	WorkerRecordKeys keys = {0};
+	bool	   *forgotten = palloc0(worker.ndead * sizeof(bool));
+	int			nforgotten = 0;
+	int			done = 0;
+
+	/* ascending: a batch does not run over the end of the list */
+	for (; reap_from < worker.ndead && keys.n < FORGET_BATCH; reap_from++)
+	{
+		OrbitStorageId storage = worker.dead[reap_from];
+
+		if (WorkerSliceIsOver(start, ++done))
+			break;
+		if (!dropped[reap_from] || HasPages(storage))
+			continue;
+		if (!AddRecordsOf(&keys, storage))
+		{
+			free(keys.keys);
+			return false;
+		}
+		/* the counters first: a flush would write their record again */
+		StoreForgetCounters(storage);
+		WorkerForgetCleaned(storage);
+		forgotten[reap_from] = true;
+		nforgotten++;
+	}
+	if (nforgotten == 0)
+		return true;
+	if (!WorkerDeleteRecords(&keys))
+		return false;
+	RemoveDead(forgotten);
+	reap_from -= nforgotten;
+	return true;
+}
+
+/*
+ * Pages of a small table may stay for long in a file of much else, which is not worth a compaction.  So the
+ * list is gone through again only when there was a compaction or somebody has joined it.
+ */
+static bool
+NothingNew(void)
+{
+	static uint64 compactions = 0;
+	KvPruned	pruned;
+
+	if (reap_from < worker.ndead)
+		return false;			/* in the middle of it */
+	KvGetPruned(worker.db, &pruned);
+	if (pruned.compactions == compactions && !reap_again)
+		return true;
+	compactions = pruned.compactions;
+	reap_again = false;
+	reap_from = 0;
+	return false;
+}
+
+bool
+WorkerReap(void)
+{
+	TimestampTz start = GetCurrentTimestamp();
+
+	if (worker.ndead == 0 || worker.dead_changed)
+		return true;			/* compactions must know first */
+	if (!DropSlice(start))
+		return false;
+	if (NothingNew() || ForgetSlice(start))
+		return true;
+	reap_again = true;
+	return false;
+}
