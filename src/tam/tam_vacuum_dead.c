@@ -2,11 +2,12 @@
  * tam_vacuum_dead.c: VACUUM's second half: index entries of rows that are dead.
  *
  * Only pages of files that may hold dead rows are read (store/files.c): a VACUUM costs what
- * changed, not what exists.  There rows are looked at in page order; TIDs of dead ones are gathered until the memory that
- * maintenance_work_mem allows is full, then every index is cleaned of them, and the walk goes on.
- * Nothing is done to the rows: compaction removes them.  It leaves a dead slot for a row
- * until it knows that no index has an entry of it, and that is what the record written at the
- * end tells (CodecVacuum): rows ended by transactions before OldestXmin have none.
+ * changed, not what exists.  There rows are looked at in page order; TIDs of dead ones are
+ * gathered until the memory that maintenance_work_mem allows is full, then every index is cleaned of
+ * them, and the walk goes on.  Nothing is done to the rows: compaction removes them.  It leaves
+ * a dead slot for a row until it knows that no index has an entry of it, and that is what the
+ * record written at the end tells (CodecVacuum): rows ended by transactions before OldestXmin have
+ * none.
  *
  * Why that is so: such a transaction had ended when OldestXmin was computed, so its row and the index
  * entries that were ever to come had been written, and the walk, which starts later, met the
