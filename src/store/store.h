@@ -255,10 +255,12 @@ typedef struct StoreRunning
 /* The order of xids above, for qsort and bsearch. */
 extern int	StoreCompareXids(const void *a, const void *b);
 
-/* XLogFlush past the arena, then its pages and records in one atomic ingest; then the arena is
- * released.  LOCK entries of transactions that do not run any more are dropped, and versions behind
- * one that everybody sees; that one is frozen.  Returns a status
- * instead of raising; on failure nothing changed and it may be called again. */
+/*
+ * XLogFlush past the arena, then its pages and records in one atomic ingest; then the arena is
+ * released.  Left out are LOCK entries of transactions that do not run any more, aborted updates and
+ * deletes, and versions behind one that everybody sees; that one is frozen.  Returns a status
+ * instead of raising; on failure nothing changed and it may be called again.
+ */
 extern void StoreFlushOldest(KvDb *db, const StoreRunning *running, bool clean_shutdown, KvStatus *st);
 /* An ingest of a generation (and the metadata record) alone. */
 extern void StoreBumpGeneration(KvDb *db, bool clean_shutdown, KvStatus *st);
