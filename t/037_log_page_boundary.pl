@@ -90,7 +90,7 @@ sub begin_with_row_at
 {
 	my ($unit) = @_;
 	$session->query_safe('BEGIN');
-	end_at("a row's record ends at a $unit's end", $unit, $row_bytes, insert());
+	end_at("a row's record ends at a ${unit}'s end", $unit, $row_bytes, insert());
 	return;
 }
 
@@ -158,7 +158,7 @@ for my $unit ('page', 'segment')
 	$pid = worker_pid($node);
 	query('SELECT orbit_flush()');
 	$session->query_safe('BEGIN; ' . insert());
-	end_at("a commit ends at a $unit's end", $unit, $commit_bytes, 'COMMIT');
+	end_at("a commit ends at a ${unit}'s end", $unit, $commit_bytes, 'COMMIT');
 	query('SELECT orbit_flush()');
 	is(worker_pid($node), $pid, "$unit: the worker has not failed");
 	crash("$unit, a commit, frozen");

@@ -120,12 +120,12 @@ typedef struct RowOver
 	ItemPointerData next;		/* next version's TID, the target's own, or "moved" */
 } RowOver;
 
-typedef struct RowLead			/* LOCK entries at the head, in the active arena */
+typedef struct RowLead			/* LOCK and aborted entries at the head, in the active arena */
 {
 	const CodecEntry *entry;	/* to link to; not to be read once the view is closed */
 	TransactionId xid;
-	LockTupleMode mode;
-	bool		live;
+	LockTupleMode mode;			/* if live */
+	bool		live;			/* a lock in force */
 } RowLead;
 
 /*

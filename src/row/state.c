@@ -170,15 +170,28 @@ AddLead(RowState *s, const CodecEntry *e, bool live)
 	s->leads[s->nleads++].live = live;
 }
 
-/* The leading LOCK entries of the active arena end with the first entry that is neither. */
+/*
+ * What the next entry of the row need not link to: LOCK entries, of which some may be in force, and
+ * aborted updates and deletes, at the head of the active arena.
+ */
+static bool
+IsLead(const CodecEntry *e, RowFate fate)
+{
+	CodecKind	kind = CodecEntryKind(e);
+
+	return kind == CODEC_LOCK ||
+		((kind == CODEC_UPDATE || kind == CODEC_DELETE) && fate == ROW_FATE_ABORTED);
+}
+
+/* They end with the first entry that is neither. */
 static void
-NoteLead(RowState *s, const CodecEntry *e, bool live, bool *leading)
+NoteLead(RowState *s, const CodecEntry *e, RowFate fate, bool live, bool *leading)
 {
 	bool		in_active = s->chain.seq == s->seq;
 
 	if (!*leading)
 		return;
-	if (in_active && CodecEntryKind(e) == CODEC_LOCK)
+	if (in_active && IsLead(e, fate))
 	{
 		AddLead(s, e, live);
 		return;
@@ -189,14 +202,14 @@ NoteLead(RowState *s, const CodecEntry *e, bool live, bool *leading)
 }
 
 static void
-SetTarget(RowState *s, const CodecEntry *e, bool killed)
+SetTarget(RowState *s, const CodecEntry *e, RowFate fate)
 {
 	s->exists = true;
 	s->target.entry = e;
 	s->target.tid = s->target_tid;
 	s->xmin = e->xid;
 	s->cmin = e->cid;
-	s->xmin_fate = killed ? ROW_FATE_ABORTED : RowEntryFate(e);
+	s->xmin_fate = fate;
 	s->target.xmax = InvalidTransactionId;
 	s->target.cmax = InvalidCommandId;
 	if (s->nover > 0)
@@ -207,10 +220,9 @@ SetTarget(RowState *s, const CodecEntry *e, bool killed)
 }
 
 static void
-AddVersion(RowState *s, const CodecEntry *e, bool killed)
+AddVersion(RowState *s, const CodecEntry *e, RowFate fate, bool killed)
 {
 	int			tag = CodecEntryKind(e) == CODEC_UPDATE ? e->tag : 0;
-	RowFate		fate;
 
 	if (s->newest_tag < 0)
 		s->newest_tag = tag;
@@ -218,20 +230,18 @@ AddVersion(RowState *s, const CodecEntry *e, bool killed)
 		return;
 	if (tag == OrbitTidTag(&s->target_tid))
 	{
-		SetTarget(s, e, killed);
+		SetTarget(s, e, killed ? ROW_FATE_ABORTED : fate);
 		return;
 	}
-	fate = RowEntryFate(e);
 	if (fate != ROW_FATE_ABORTED)
 		AddOver(s, e, fate);
 }
 
 /* True: nothing older matters. */
 static bool
-CollectEntry(RowState *s, const CodecEntry *e, bool *killed, bool *lockers_done)
+CollectEntry(RowState *s, const CodecEntry *e, RowFate fate, bool *killed, bool *lockers_done)
 {
 	CodecKind	kind = CodecEntryKind(e);
-	RowFate		fate;
 
 	switch (kind)
 	{
@@ -245,18 +255,32 @@ CollectEntry(RowState *s, const CodecEntry *e, bool *killed, bool *lockers_done)
 		case CODEC_DEADSLOT:
 			return true;
 		case CODEC_DELETE:
-			fate = RowEntryFate(e);
 			if (!s->exists && fate != ROW_FATE_ABORTED)
 				AddOver(s, e, fate);
 			break;
 		case CODEC_INSERT:
 		case CODEC_UPDATE:
-			AddVersion(s, e, *killed);
+			AddVersion(s, e, fate, *killed);
 			break;
 	}
 	if ((kind == CODEC_UPDATE || kind == CODEC_LOCK) && (e->kind_flags & CODEC_NO_LOCKERS))
 		*lockers_done = true;
 	return s->exists && *lockers_done;
+}
+
+/* Fates are looked up where they matter; elsewhere the result is not used. */
+static RowFate
+FateOfEntry(const RowState *s, const CodecEntry *e, bool leading)
+{
+	switch (CodecEntryKind(e))
+	{
+		case CODEC_INSERT:
+		case CODEC_UPDATE:
+		case CODEC_DELETE:
+			return !s->exists || leading ? RowEntryFate(e) : ROW_FATE_COMMITTED;
+		default:
+			return ROW_FATE_COMMITTED;
+	}
 }
 
 static void
@@ -269,19 +293,20 @@ Collect(RowState *s)
 
 	while ((e = StoreChainNext(&s->chain)) != NULL)
 	{
+		RowFate		fate = FateOfEntry(s, e, leading);
 		bool		live = false;
 
 		s->walked++;
 		if (CodecEntryKind(e) == CODEC_LOCK && !lockers_done)
 		{
-			RowFate		fate = RowLockFate(e->xid);
+			RowFate		locker = RowLockFate(e->xid);
 
-			live = fate != ROW_FATE_ABORTED;
+			live = locker != ROW_FATE_ABORTED;
 			if (live)
-				AddHolder(s, e, fate);
+				AddHolder(s, e, locker);
 		}
-		NoteLead(s, e, live, &leading);
-		if (CollectEntry(s, e, &killed, &lockers_done))
+		NoteLead(s, e, fate, live, &leading);
+		if (CollectEntry(s, e, fate, &killed, &lockers_done))
 			break;
 	}
 }

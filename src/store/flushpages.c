@@ -15,6 +15,7 @@
  * What an arena has of a row is not its whole history (R3), so only this is left out:
  *
  *   locks      of transactions that have ended
+ *   aborted    updates and deletes: everybody skips them
  *   versions   behind one that is frozen here: its transaction has committed and precedes
  *              the horizon, so that no snapshot looks further down.  A frozen delete mark stays,
  *              or it would uncover versions in RocksDB.
@@ -141,6 +142,20 @@ IsFinishedLock(FlushPages *f, const CodecEntry *e)
 	return CodecEntryKind(e) == CODEC_LOCK && HasEnded(f->running, e->xid);
 }
 
+/*
+ * An insertion stays: it is all that there is of its row.  A version's tag may then be given out
+ * again, but nobody has the TID of an aborted one in hand.
+ */
+static bool
+IsAborted(FlushPages *f, const CodecEntry *e)
+{
+	CodecKind	kind = CodecEntryKind(e);
+
+	return (kind == CODEC_UPDATE || kind == CODEC_DELETE) &&
+		!(e->kind_flags & CODEC_FROZEN) && TransactionIdIsNormal(e->xid) &&
+		HasEnded(f->running, e->xid) && !TransactionIdDidCommit(e->xid);
+}
+
 /* Locks that are in RocksDB are of transactions before this one; 0: nothing is known yet. */
 static uint64 kept_locks = 0;
 
@@ -232,7 +247,7 @@ BuildChain(FlushPages *f, CodecBuilder *b, int slot, const CodecEntry *e, int *r
 
 	for (; e != NULL; e = MembufOlder(f->seq, e))
 	{
-		if (IsFinishedLock(f, e))
+		if (IsFinishedLock(f, e) || IsAborted(f, e))
 			continue;
 		if (!begun)
 		{

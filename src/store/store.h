@@ -286,10 +286,12 @@ typedef struct StoreRunning
 /* The order of xids above, for qsort and bsearch. */
 extern int	StoreCompareXids(const void *a, const void *b);
 
-/* XLogFlush past the arena, then its pages and records in one atomic ingest; then the arena is
- * released.  LOCK entries of transactions that do not run any more are dropped, and versions behind
- * one that everybody sees; that one is frozen.  Returns a status
- * instead of raising; on failure nothing changed and it may be called again. */
+/*
+ * XLogFlush past the arena, then its pages and records in one atomic ingest; then the arena is
+ * released.  Left out are LOCK entries of transactions that do not run any more, aborted updates and
+ * deletes, and versions behind one that everybody sees; that one is frozen.  Returns a status
+ * instead of raising; on failure nothing changed and it may be called again.
+ */
 extern void StoreFlushOldest(KvDb *db, const StoreRunning *running, bool clean_shutdown, KvStatus *st);
 /* Worker: told of each VACUUM record that has just been ingested.  NULL: nobody is. */
 extern void (*store_cleaned_hook) (OrbitStorageId storage, uint64 cleaned);

@@ -12,7 +12,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Time::HiRes qw(sleep);
 
-our @EXPORT_OK = qw(orbit_node orbit_standby
+our @EXPORT_OK = qw(orbit_node orbit_standby start_is_refused
   stop_at set_stop clear_stop wait_stopped
   in_background wait_done
   worker_pid wait_recovered postmaster_pid children kill_all kill_all_and_start);
@@ -64,6 +64,22 @@ sub orbit_standby
 	$standby->init_from_backup($node, 'cold', has_streaming => 1);
 	$standby->start;
 	return $standby;
+}
+
+# A start that fails, or a server that has started and stops itself: the worker may find what is
+# wrong when it is too late for pg_ctl.  False: it stays.
+sub start_is_refused
+{
+	my ($node) = @_;
+	$node->start(fail_ok => 1);
+	for (1 .. 10 * $timeout)
+	{
+		last unless postmaster_pid($node->data_dir);
+		sleep 0.1;
+	}
+	return 0 if postmaster_pid($node->data_dir);
+	$node->{_pid} = undef;
+	return 1;
 }
 
 # ---- stop points (src/base/stop.c) -------------------------------------------------
