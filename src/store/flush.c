@@ -269,9 +269,8 @@ FillBatch(KvDb *db, KvBatch *batch, uint64 seq, XLogRecPtr flushed_lsn,
 		WriteMetadata(batch, seq, flushed_lsn, clean, st);
 }
 
-/* Inside PG_CATCH: the ERROR as a status; the process holds nothing afterwards. */
-static void
-CatchError(MemoryContext context, KvStatus *st)
+void
+StoreCatchError(MemoryContext context, KvStatus *st)
 {
 	ErrorData  *error;
 	KvCode		code = KV_OTHER;
@@ -313,7 +312,7 @@ PrepareIngest(KvDb *db, KvBatch *batch, uint64 seq, XLogRecPtr arena_lsn, XLogRe
 	}
 	PG_CATCH();
 	{
-		CatchError(context, st);
+		StoreCatchError(context, st);
 	}
 	PG_END_TRY();
 }

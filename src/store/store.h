@@ -298,6 +298,8 @@ extern void (*store_cleaned_hook) (OrbitStorageId storage, uint64 cleaned);
 /* Is this key and value of pg_tables a VACUUM record? */
 extern bool StoreVacuumParse(const char *key, Size keylen, const char *value, Size len,
 							 OrbitStorageId *storage, uint64 *cleaned);
+/* Inside PG_CATCH of the worker: the ERROR as a status; the process holds nothing afterwards. */
+extern void StoreCatchError(MemoryContext context, KvStatus *st);
 /* An ingest of a generation (and the metadata record) alone. */
 extern void StoreBumpGeneration(KvDb *db, bool clean_shutdown, KvStatus *st);
 /*

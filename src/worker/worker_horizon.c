@@ -40,6 +40,7 @@
 #define SLICE_US		10000	/* of reading the commit log in one step */
 #define SLICE_XIDS		4096	/* between two looks at the clock */
 #define PAIRS			64
+#define REPORT_MS		30000
 
 #define CHUNK_BYTES		(CODEC_FATES_CHUNK / 8)
 
@@ -221,9 +222,22 @@ HaveChunk(uint64 c)
 	return h->nchunks > 0 && c >= h->first_chunk && c < h->first_chunk + h->nchunks;
 }
 
+static void
+ReportUnreadable(const KvStatus *st)
+{
+	static TimestampTz reported = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!TimestampDifferenceExceeds(reported, now, REPORT_MS))
+		return;
+	reported = now;
+	KvRaise(LOG, st, "could not learn what became of old transactions, whose rows stay as they are");
+}
+
 /*
  * Looks up [from, to), which lies in one chunk.  False: out of memory, or the commit log does not
- * reach back so far.
+ * reach back so far, or cannot be read.  The last must not be the end of the worker: it would be
+ * the same after each restart.
  */
 static bool
 ReadFates(uint64 from, uint64 to)
@@ -231,6 +245,8 @@ ReadFates(uint64 from, uint64 to)
 	HorizonState *h = &horizon;
 	uint64		c = from / CODEC_FATES_CHUNK;
 	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
+	MemoryContext context = CurrentMemoryContext;
+	KvStatus	st = {KV_OK, ""};
 	uint8	   *bits;
 
 	if (!HaveChunk(c) && !AddChunk(c))
@@ -245,16 +261,25 @@ ReadFates(uint64 from, uint64 to)
 		LWLockRelease(XactTruncationLock);
 		return false;
 	}
-	for (uint64 xid = from; xid < to; xid++)
+	PG_TRY();
 	{
-		uint64		bit = xid % CODEC_FATES_CHUNK;
+		for (uint64 xid = from; xid < to; xid++)
+		{
+			uint64		bit = xid % CODEC_FATES_CHUNK;
 
-		if (TransactionIdIsNormal((TransactionId) xid) &&
-			TransactionIdDidCommit((TransactionId) xid))
-			bits[bit / 8] |= 1 << bit % 8;
+			if (TransactionIdIsNormal((TransactionId) xid) &&
+				TransactionIdDidCommit((TransactionId) xid))
+				bits[bit / 8] |= 1 << bit % 8;
+		}
+		LWLockRelease(XactTruncationLock);
 	}
-	LWLockRelease(XactTruncationLock);
-	return true;
+	PG_CATCH();
+	{
+		StoreCatchError(context, &st);
+		ReportUnreadable(&st);
+	}
+	PG_END_TRY();
+	return st.code == KV_OK;
 }
 
 /* Reads on from the limit towards the aim; returns how far it came. */
