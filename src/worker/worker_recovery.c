@@ -237,7 +237,9 @@ FreezeBefore(TransactionId limit)
 static void
 ClogRedo(XLogReaderState *record)
 {
-	if ((XLogRecGetInfo(record) & ~XLR_INFO_MASK) == CLOG_TRUNCATE && IsUnderPostmaster)
+	/* recovering from its own crash a primary repeats what it had made sure of itself */
+	if ((XLogRecGetInfo(record) & ~XLR_INFO_MASK) == CLOG_TRUNCATE && IsUnderPostmaster &&
+		GetRecoveryState() == RECOVERY_STATE_ARCHIVE)
 	{
 		xl_clog_truncate truncate;
 
