@@ -19,7 +19,6 @@ my $node = orbit_node('main', q{orbit.write_buffer_size = '1MB'}, q{autovacuum =
 sub sql { return $node->safe_psql('postgres', shift) }
 
 sql(q{
-CREATE FUNCTION orbit_stop_point_set(name text, action text, skip int) RETURNS void AS 'orbit_fdw' LANGUAGE C STRICT;
 CREATE EXTENSION amcheck;
 CREATE TABLE t (id int PRIMARY KEY, v int, pad text) USING orbit;
 CREATE INDEX t_v ON t (v);
