@@ -264,6 +264,15 @@ extern void KvPauseCompaction(KvDb *db, OrbitFamily f, bool pause, KvStatus *st)
 extern void KvCheckpoint(KvDb *db, const char *path, KvStatus *st);	/* hard-linked copy */
 extern const char *KvFamilyName(OrbitFamily f);
 
+#ifdef ORBIT_DEV
+/*
+ * Tests: the faults (base/faults.h) that this process and its children meet in files.  The table
+ * stays where it is and may change at any time.  NULL: none.
+ */
+struct OrbitFaultTable;
+extern void KvUseFaults(struct OrbitFaultTable *table);
+#endif
+
 /* ---- PostgreSQL side (kv_error.c) ------------------------------------------------------- */
 
 /* Raises st as an ereport(elevel) with SQLSTATE and hint; `doing` is the errmsg's
