@@ -16,7 +16,7 @@ srand($seed);
 note("ORBIT_SEED=$seed");
 
 my $node = orbit_node('io', 'autovacuum = off', q{orbit.flush_interval = '1h'}, q{orbit.reclaim_delay = '1h'},
-	q{checkpoint_timeout = '1h'}, q{orbit.block_cache_size = '1MB'}, q{orbit.compression = 'none'}, q{orbit.bottommost_compression = 'none'},
+	q{checkpoint_timeout = '1h'}, q{orbit.write_buffer_size = '8MB'}, q{orbit.compression = 'none'}, q{orbit.bottommost_compression = 'none'},
 	'log_statement = none', 'log_error_verbosity = verbose', 'fsync = off', 'max_parallel_workers = 2');
 use_faults($node);
 
@@ -49,7 +49,7 @@ my $sum = 'SELECT count(*), sum(id), sum(hashtextextended(a::text, 0)) FROM a';
 my @reads = (
 	[ 'sequential scan', q{SELECT plan('seq')}, $sum ],
 	[ 'index scan', q{SELECT plan('index')}, "$sum WHERE id > 0" ],
-	[ 'point reads', q{SELECT plan('index')}, 'SELECT sum(length(s.v)) FROM generate_series(1, 15000, 500) g, LATERAL (SELECT v FROM a WHERE id = g) s' ],
+	[ 'point reads', q{SELECT plan('index')}, 'SELECT sum(length(s.v)) FROM generate_series(1, 15000, 40) g, LATERAL (SELECT v FROM a WHERE id = g) s' ],
 	[ 'bitmap scan', q{SELECT plan('bitmap')}, "$sum WHERE k BETWEEN 10 AND 300" ],
 	[ 'parallel scan', q{SELECT plan('seq'); SET max_parallel_workers_per_gather = 2; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0}, $sum ],
 	[ 'parallel bitmap scan', q{SELECT plan('bitmap'); SET max_parallel_workers_per_gather = 2}, "$sum WHERE k BETWEEN 10 AND 800" ],
@@ -84,23 +84,38 @@ like($right{$reads[0][0]}, qr/^14985\|/, 'what is right');
 
 my $named = qr/ERROR:  could not (?:read table "?(?:public\.)?a"? from|open) RocksDB storage: .*made up by a test.*\.sst/;
 
-# ---- reads fail until the fault is cleared ---------------------------------------------------------
-
-# Of the file that holds most of the table.  (Were it all files, RocksDB could not even be opened again.)
+# The file that holds the table, but for what was changed later.
 my $live = $node->data_dir . '/orbit/pgsql_tmp_live';
 my ($largest) = sort { -s $b <=> -s $a } glob("$live/*.sst");
 my ($name) = $largest =~ m{([^/]+)$};
+
+# ---- the next reads fail --------------------------------------------------------------------------
+
+for my $read (@reads)
+{
+	# more than one: RocksDB tries again what it wanted to read ahead, VACUUM does without summaries
+	set_fault($node, 'backends', 'read', "*live/$name", 'eio', 0, 12);
+	my $got = run($read);
+	# a parallel worker opens RocksDB itself
+	my $what = $read->[0] =~ /parallel/ ? qr/(?:read table "?(?:public\.)?a"? from|open)/ : qr/read table "?(?:public\.)?a"? from/;
+	like($got, qr/^ERROR:  could not $what RocksDB storage: .*made up by a test.*$name/, "$read->[0]: an error names file and table");
+	clear_faults($node);
+	is(run($read), $right{ $read->[0] }, "$read->[0]: right when the fault is gone");
+}
+
+# ---- reads fail until the fault is cleared ---------------------------------------------------------
+
+# RocksDB is opened anew after an error, and then says which file keeps it from that.
 set_fault($node, 'backends', 'read', "*live/$name", 'eio');
 for my $read (@reads)
 {
-	like(run($read), qr/ERROR:  could not read table "?(?:public\.)?a"? from RocksDB storage: .*made up by a test.*$name/,
-		"$read->[0]: an error names file and table");
+	like(run($read), $named, "$read->[0]: fails as long as the fault is there");
 }
 my ($rc, $out, $err) = $node->psql('postgres', "\\set VERBOSITY verbose\nSELECT count(*) FROM a");
 like($err, qr/ERROR:  58030: could not (?:read table|open RocksDB)/, 'a new session: its SQLSTATE');
 like(sql(q{SELECT problem FROM orbit_verify('a')}), qr/\.sst/, 'orbit_verify() says it');
 clear_faults($node);
-is(run($_), $right{ $_->[0] }, "$_->[0]: right when the fault is gone") for @reads;
+is(run($_), $right{ $_->[0] }, "$_->[0]: right when the fault is gone for good") for @reads;
 
 # ---- one read fails -------------------------------------------------------------------------------------
 
@@ -108,7 +123,7 @@ my %errors = (error => 0, right => 0);
 for my $read (@reads)
 {
 	my @wrong;
-	for my $skip (1, 3, 8, 20, 45)
+	for my $skip (1, 6, 30)
 	{
 		set_fault($node, 'backends', 'read', '*live/*.sst', 'eio', $skip, 1);
 		my $got = run($read);
@@ -118,7 +133,7 @@ for my $read (@reads)
 	}
 	is(join('; ', @wrong), '', "$read->[0]: one read fails: an error, or it is right");
 }
-cmp_ok($errors{error}, '>', @reads, "$errors{error} errors, $errors{right} answers");
+cmp_ok($errors{error}, '>', @reads / 2, "$errors{error} errors, $errors{right} answers");
 is(run($_), $right{ $_->[0] }, "$_->[0]: right afterwards") for @reads;
 
 # Files that cannot be opened, MANIFEST and CURRENT that cannot be read: by a new process.
@@ -164,7 +179,8 @@ ok($node->wait_for_log(qr/58030: could not compact column family pg_data: IO err
 is(sql('SELECT length(v) FROM b WHERE id = 1001'), 3 + 9 + 6, 'rows are written and flushed all the same');
 sql('CHECKPOINT');
 clear_faults($node);
-is(run($_), $right{ $_->[0] }, "$_->[0]: after a new start") for do { $session = OrbitSession->new($node, 'postgres', 60); $reads[0] };
+$session = OrbitSession->new($node, 'postgres', 60);
+is(run($reads[0]), $right{'sequential scan'}, 'right after a new start');
 sql('DELETE FROM b WHERE id = 1001; SELECT orbit_flush()');
 $session->quit;
 
