@@ -65,7 +65,7 @@ for my $point ('vacuum-after-freeze', 'vacuum-after-relfrozenxid')
 	ok(wait_recovered($node, $old), "the primary recovers from a kill at $point");
 	pair_is_same($node, "killed at $point");
 }
-$node->command_ok([ 'vacuumdb', '--freeze', '--quiet', '--all', '--dbname', $node->connstr('postgres') ], 'vacuumdb --freeze');
+$node->safe_psql($_, 'VACUUM (FREEZE)') for split /\n/, sql('SELECT datname FROM pg_database WHERE datallowconn');
 sql(q{UPDATE pg_database SET datallowconn = true WHERE datname = 'template0'});
 $node->safe_psql('template0', 'VACUUM (FREEZE)');
 sql(q{UPDATE pg_database SET datallowconn = false WHERE datname = 'template0'});
