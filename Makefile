@@ -6,6 +6,8 @@
 #   make stop         stop that server; make clean-data: delete it (asks first)
 #   make lint         layering, formatting, links
 #   make test         every test; `make test SUITES="regress tap"` some of them
+#   make fault-test   those that need a small file system of their own; as root
+#   make unit-asan    the unit tests under the compiler's sanitizers
 MODULE_big = orbit_fdw
 EXTENSION = orbit_fdw
 DATA = orbit_fdw--1.0.sql
@@ -37,7 +39,7 @@ PG_CXXFLAGS += $(WARNINGS_CXX)
 endif
 
 # Goals that need no compiler and no server headers yet.
-TOOL_GOALS = deps quickstart stop clean-data lint test
+TOOL_GOALS = deps quickstart stop clean-data lint test fault-test unit-asan
 ifneq ($(if $(MAKECMDGOALS),$(filter-out $(TOOL_GOALS),$(MAKECMDGOALS)),all),)
 
 PG_CONFIG ?= /usr/lib/postgresql/15/bin/pg_config
@@ -77,3 +79,7 @@ lint:
 	@scripts/lint
 test:
 	@scripts/run-tests $(SUITES)
+fault-test:
+	@scripts/fault-test
+unit-asan:
+	@ORBIT_SANITIZE=address,undefined scripts/unit-tests

@@ -9,6 +9,7 @@
 #include "storage/shmem.h"
 
 #include "base/base.h"
+#include "kv/kv.h"
 #include "membuf/membuf.h"
 #include "row/row.h"
 #include "store/store.h"
@@ -29,6 +30,9 @@ ShmemRequest(void)
 	if (prev_shmem_request_hook)
 		prev_shmem_request_hook();
 	RequestAddinShmemSpace(OrbitStopShmemSize());
+#ifdef ORBIT_DEV
+	RequestAddinShmemSpace(OrbitFaultShmemSize());
+#endif
 	RequestAddinShmemSpace(MembufShmemSize());
 	RequestAddinShmemSpace(StoreShmemSize());
 	RequestAddinShmemSpace(RowShmemSize());
@@ -44,6 +48,9 @@ ShmemStartup(void)
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	OrbitAttachLocks();
 	OrbitStopShmemInit();
+#ifdef ORBIT_DEV
+	KvUseFaults(OrbitFaultShmemInit());
+#endif
 	MembufShmemInit();
 	StoreShmemInit();
 	RowShmemInit();

@@ -132,4 +132,12 @@ extern bool OrbitStopFails(const char *name);
 #define OrbitStopPoint(name) \
 	do { if (unlikely(OrbitStopArmed())) OrbitStopHit(name); } while (0)
 
+/* ---- faults of files, for tests (faults.c) -------------------------------- */
+
+#ifdef ORBIT_DEV
+struct OrbitFaultTable;
+extern Size OrbitFaultShmemSize(void);
+extern struct OrbitFaultTable *OrbitFaultShmemInit(void);
+#endif
+
 #endif							/* ORBIT_BASE_H */

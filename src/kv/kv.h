@@ -297,6 +297,15 @@ extern void KvFreeSnapshot(KvSnapshot *s);
 extern void KvLiveFiles(KvDb *db, uint64_t **numbers, int *n, KvStatus *st);
 extern const char *KvFamilyName(OrbitFamily f);
 
+#ifdef ORBIT_DEV
+/*
+ * Tests: the faults (base/faults.h) that this process and its children meet in files.  The table
+ * stays where it is and may change at any time.  NULL: none.
+ */
+struct OrbitFaultTable;
+extern void KvUseFaults(struct OrbitFaultTable *table);
+#endif
+
 /* ---- PostgreSQL side (kv_error.c) ------------------------------------------------------- */
 
 /* Raises st as an ereport(elevel) with SQLSTATE and hint; `doing` is the errmsg's

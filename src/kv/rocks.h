@@ -7,6 +7,7 @@
  * rocks_files.cpp   summaries of files, the list of files
  * rocks_compact.cpp compactions on request
  * rocks_fs.cpp      file system that defers deletions, environment without threads
+ * rocks_fault.cpp   file system that fails when a test says so; development builds only
  * rocks_log.cpp     RocksDB's LOG
  * rocks_open.cpp    options, opening, catching up
  * rocks_read.cpp    get and iterators
@@ -173,6 +174,19 @@ struct Job
 
 void		StopJob(KvDb *db) noexcept;
 
+/* ---- rocks_fault.cpp ------------------------------------------------------------ */
+
+/* The file system below ours: RocksDB's own, in development builds with the faults of tests. */
+#ifdef ORBIT_DEV
+std::shared_ptr<rocksdb::FileSystem> BaseFileSystem(bool primary);
+#else
+inline std::shared_ptr<rocksdb::FileSystem>
+BaseFileSystem(bool)
+{
+	return rocksdb::FileSystem::Default();
+}
+#endif
+
 /* ---- rocks_fs.cpp --------------------------------------------------------------- */
 
 /*
@@ -211,6 +225,7 @@ class DeferFs : public rocksdb::FileSystemWrapper
 
   private:
 	bool		LiveSst(const std::string &path, std::string *name) const;
+	bool		GiveBack(const std::string &path);
 	bool		NamedByCurrent(const std::string &path) const;
 	rocksdb::IOStatus RefuseWaiting(const std::string &path);
 

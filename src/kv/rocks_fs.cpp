@@ -74,7 +74,7 @@ DirectoryOf(const std::string &path)
 }								/* namespace */
 
 DeferFs::DeferFs(const std::string &live)
-	: FileSystemWrapper(rocksdb::FileSystem::Default()), live_(DirectoryOf(live + "/"))
+	: FileSystemWrapper(BaseFileSystem(true)), live_(DirectoryOf(live + "/"))
 {
 }
 
@@ -253,15 +253,17 @@ DeferFs::Tag(const std::vector<std::string> &names, uint64_t generation) noexcep
  * another name, in a snapshot.  No process reads what it has open there: before it reads
  * anything it proves a version in which the file does not occur.  False: not done.
  */
-static bool
-GiveBack(const std::string &path)
+bool
+DeferFs::GiveBack(const std::string &path)
 {
 	struct stat s;
 	bool		alone = stat(path.c_str(), &s) == 0 && s.st_nlink == 1;
+	IOStatus	io;
 
-	if (alone && truncate(path.c_str(), 0) != 0)
-		errno = 0;				/* then the space comes later */
-	return unlink(path.c_str()) == 0 || errno == ENOENT;
+	if (alone)
+		FileSystemWrapper::Truncate(path, 0, IOOptions(), nullptr).PermitUncheckedError();
+	io = FileSystemWrapper::DeleteFile(path, IOOptions(), nullptr);
+	return io.ok() || io.IsPathNotFound();
 }
 
 /*
@@ -310,7 +312,7 @@ class ThreadlessEnv : public rocksdb::EnvWrapper
 	ThreadlessEnv() : EnvWrapper(rocksdb::Env::Default())
 	{
 		/* otherwise each file would pass through a chain of adapters */
-		file_system_ = rocksdb::Env::Default()->GetFileSystem();
+		file_system_ = BaseFileSystem(false);
 		system_clock_ = rocksdb::Env::Default()->GetSystemClock();
 	}
 

@@ -407,6 +407,7 @@ RowCreateStorage(Relation rel, const RelFileNode *node, char persistence)
 			elog(ERROR, "invalid relation persistence '%c'", persistence);
 	}
 	smgrclose(srel);
+	OrbitStopPoint("row_create_done");
 }
 
 /*
@@ -426,8 +427,10 @@ RowResetStorage(Relation rel)
 
 	storage = StoreAllocStorageId(WalLogStorageBlock);
 	RegisterStorage(rel, &rel->rd_node, rel->rd_rel->relpersistence, storage);
+	OrbitStopPoint("row_reset_registered");
 	ForgetStorage(rel);
 	WriteMetapage(rel, storage, false);
+	OrbitStopPoint("row_reset_done");
 }
 
 static void

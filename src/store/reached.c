@@ -19,6 +19,7 @@
 #include "access/xlog.h"
 #include "storage/fd.h"
 
+#include "base/base.h"
 #include "store/store_internal.h"
 
 #define REACHED_FILE	"REACHED"
@@ -41,7 +42,7 @@ WriteFile(const char *path, uint64 generation)
 	if (fd < 0)
 		return false;
 	errno = 0;
-	ok = write(fd, text, len) == len && pg_fsync(fd) == 0;
+	ok = !OrbitStopFails("reached-no-space") && write(fd, text, len) == len && pg_fsync(fd) == 0;
 	/* a short write without an errno means a full disk */
 	if (!ok && errno == 0)
 		errno = ENOSPC;

@@ -236,8 +236,10 @@ TamVacuum(Relation rel, struct VacuumParams *params, BufferAccessStrategy bstrat
 	OrbitStopPoint("vacuum-before-freeze");
 	frozen = Freeze(&v, aggressive || (params->options & VACOPT_DISABLE_PAGE_SKIPPING) != 0,
 					freeze_limit);
+	OrbitStopPoint("vacuum-after-freeze");
 	vac_update_relstats(rel, v.counts.pages, v.counts.live, 0, v.nindexes > 0,
 						frozen, oldest_multi, NULL, NULL, false);
+	OrbitStopPoint("vacuum-after-relfrozenxid");
 	pgstat_report_vacuum(RelationGetRelid(rel), rel->rd_rel->relisshared,
 						 (PgStat_Counter) v.counts.live,
 						 (PgStat_Counter) v.counts.recently_dead);

@@ -164,6 +164,7 @@ DeleteIndexEntries(VacuumState *v)
 	if (Failsafe(v))
 		return false;
 
+	OrbitStopPoint("vacuum-before-cleanup-record");
 	WalLogCleanup(v->rel, v->storage, v->latest_removed);
 	OrbitStopPoint("vacuum-before-indexes");
 	pgstat_progress_update_param(PROGRESS_VACUUM_PHASE, PROGRESS_VACUUM_PHASE_VACUUM_INDEX);
@@ -270,8 +271,11 @@ TamVacuumDeadRows(VacuumState *v)
 	v->cleaned = ReadCleaned(v->storage);
 	if (v->params->index_cleanup == VACOPTVALUE_DISABLED || Failsafe(v) || limit <= v->cleaned)
 		return;
-	if (GatherAll(v) && limit > v->cleaned)
-		WriteCleaned(v->rel, v->storage, limit);
+	if (!GatherAll(v) || limit <= v->cleaned)
+		return;
+	OrbitStopPoint("vacuum-before-cleaned");
+	WriteCleaned(v->rel, v->storage, limit);
+	OrbitStopPoint("vacuum-after-cleaned");
 }
 
 /* The calls that end an index's vacuum: pending lists, summaries, free pages, statistics. */

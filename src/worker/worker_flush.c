@@ -164,6 +164,7 @@ WorkerStoreMetadata(bool clean)
 
 	if (worker.failures > 0 && GetCurrentTimestamp() < worker.not_before)
 		return false;
+	OrbitStopPoint("worker-before-generation");
 	StoreBumpGeneration(worker.db, clean, &st);
 	if (st.code != KV_OK)
 	{

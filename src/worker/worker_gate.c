@@ -135,6 +135,7 @@ WorkerCheckEndOfLog(void)
 	if (checked || RecoveryInProgress())
 		return;
 	checked = true;
+	OrbitStopPoint("worker-recovery-ended");
 	flushed = StoreFlushedLsn();
 	end = GetXLogInsertRecPtr();
 	if (flushed <= end)

@@ -277,8 +277,10 @@ ForgetSlice(TimestampTz start)
 	}
 	if (nforgotten == 0)
 		return true;
+	OrbitStopPoint("storages-before-forget");
 	if (!WorkerDeleteRecords(&keys))
 		return false;
+	OrbitStopPoint("storages-after-forget");
 	RemoveDead(forgotten);
 	reap_from -= nforgotten;
 	return true;

@@ -184,7 +184,9 @@ RedoBegin(void)
 static void
 RedoEnd(void)
 {
+	OrbitStopPoint("recovery-before-last-flush");
 	FlushAndWait();
+	OrbitStopPoint("recovery-after-last-flush");
 	StoreNoteReached();
 }
 
@@ -265,7 +267,9 @@ ClogRedo(XLogReaderState *record)
 		xl_clog_truncate truncate;
 
 		memcpy(&truncate, XLogRecGetData(record), sizeof(truncate));
+		OrbitStopPoint("recovery-before-freeze");
 		FreezeBefore(truncate.oldestXact);
+		OrbitStopPoint("recovery-after-freeze");
 	}
 	original_clog_redo(record);
 }
