@@ -176,7 +176,8 @@ my $from = log_end();
 set_fault($node, 'worker', 'read', '*live/*.sst', 'eio');
 sql(q{INSERT INTO b VALUES (1001, 'new'); UPDATE a SET v = v WHERE id = 5000});
 my $flush = in_background($node, 'SELECT orbit_flush()');
-sleep 0.3;
+ok($node->wait_for_log(qr/58030: could not flush a write buffer: IO error: made up by a test: .*\.sst/, $from),
+	'reads fail in the worker: a flush says so');
 is(sql('SELECT count(*) FROM b'), 501, 'reads fail in the worker: rows are read');
 clear_faults($node);
 ok(wait_done($node, 'SELECT orbit_flush()'), 'the flush goes on');
@@ -184,11 +185,14 @@ eval { $flush->quit };
 is(sql('SELECT count(*) FROM b'), 501, 'and nothing is lost');
 
 $from = log_end();
-my $hits = set_fault($node, 'worker', 'read', '*live/*.sst', 'eio');
+sql(q{UPDATE b SET v = v || 'marker' WHERE id = 1001; SELECT orbit_flush()});
+($largest) = grep { index(slurp_file($_), 'newmarker') >= 0 } glob("$live/*.sst");
+($name) = $largest =~ m{([^/]+)$};
+set_fault($node, 'worker', 'read', "*live/$name", 'eio');
 sql(join(';', map { ("UPDATE b SET v = v || $_ WHERE id = 1001", 'SELECT orbit_flush()') } 1 .. 12));
-ok($node->wait_for_log(qr/58030: could not compact column family pg_data: IO error: made up by a test: .*\.sst/, $from),
+ok($node->wait_for_log(qr/58030: could not compact column family pg_data: IO error: made up by a test: .*$name/, $from),
 	'compaction: the log names the file');
-is(sql('SELECT length(v) FROM b WHERE id = 1001'), 3 + 9 + 6, 'rows are written and flushed all the same');
+is(sql('SELECT length(v) FROM b WHERE id = 1001'), 3 + 6 + 9 + 6, 'rows are written and flushed all the same');
 sql('CHECKPOINT');
 clear_faults($node);
 $session = OrbitSession->new($node, 'postgres', 60);
