@@ -184,19 +184,20 @@ ok(wait_done($node, 'SELECT orbit_flush()'), 'the flush goes on');
 eval { $flush->quit };
 is(sql('SELECT count(*) FROM b'), 501, 'and nothing is lost');
 
-# A file of the table, which a later compaction reads; it may be replaced before it is chosen.
+# A compaction stands still at its first write; then what it has not read yet cannot be read.
 $from = log_end();
+$node->append_conf('postgresql.conf', "orbit.reclaim_delay = 0\norbit.reclaim_threshold = 0\n");
 my $reported = 0;
-sql(q{UPDATE b SET v = v || 'marker' WHERE id = 1001; SELECT orbit_flush()});
-for (1 .. 20)
+for (1 .. 30)
 {
-	my ($newest) = grep { index(slurp_file($_), 'newmarker') >= 0 } reverse sort glob("$live/*.sst");
-	($name) = $newest =~ m{([^/]+)$};
-	set_fault($node, 'worker', 'read', "*live/$name", 'eio');
-	sql(join(';', map { ("UPDATE b SET v = v || $_ WHERE id = 1001", 'SELECT orbit_flush()') } 1 .. 5));
+	my $hold = set_fault($node, 'worker', 'write', '*live/*.sst', 'wait');
+	$node->reload;
+	$node->poll_query_until('postgres', "SELECT orbit_fault_hits($hold) > 0") or die 'no compaction comes';
+	set_fault($node, 'worker', 'read', '*live/*.sst', 'eio');
+	clear_faults($node, $hold);
 	for (1 .. 10)
 	{
-		$reported = $node->log_contains(qr/58030: could not compact column family pg_data: IO error: made up by a test: .*$name/, $from);
+		$reported = $node->log_contains(qr/58030: could not (?:reclaim space of orbit tables|compact column family \w+): IO error: made up by a test: .*\.sst/, $from);
 		last if $reported;
 		sleep 0.1;
 	}
@@ -204,9 +205,12 @@ for (1 .. 20)
 	clear_faults($node);
 }
 ok($reported, 'compaction: the log names the file');
-sql(q{UPDATE b SET v = v || 'more' WHERE id = 1001; SELECT orbit_flush(); CHECKPOINT});
-like(sql('SELECT v FROM b WHERE id = 1001'), qr/^newmarker(?:12345)+more$/, 'rows are written and flushed all the same');
+is(sql('SELECT count(*) FROM b'), 501, 'rows are read all the same');
 clear_faults($node);
+my $jobs = sql('SELECT jobs FROM orbit_stat_reclaim()');
+ok($node->poll_query_until('postgres', "SELECT jobs > $jobs FROM orbit_stat_reclaim()"), 'and it is done when they can be read');
+$node->append_conf('postgresql.conf', "orbit.reclaim_delay = '1h'\norbit.reclaim_threshold = 20\n");
+$node->reload;
 $session = OrbitSession->new($node, 'postgres', 60);
 is(run($reads[0]), $right{'sequential scan'}, 'right after a new start');
 sql('DELETE FROM b WHERE id = 1001; SELECT orbit_flush()');
