@@ -195,6 +195,17 @@ sub await_step
 	return;
 }
 
+sub await_death
+{
+	my ($pid) = @_;
+	for (1 .. 50 * $timeout)
+	{
+		return unless kill 0, $pid;
+		sleep 0.02;
+	}
+	return;
+}
+
 sub kill_at
 {
 	my ($kind, $work, $step, $all, $skip) = @_;
@@ -202,7 +213,6 @@ sub kill_at
 		$step->{point} // ($step->{after} && !$all ? 'the end of ' : '') . "$step->{calls} of $step->{files}");
 	my $old = worker_pid($node);
 
-	$work{$work}->() if $work eq 'quiet';
 	sql("CALL churn(1, 600, 100, $salt); SELECT orbit_flush()");
 	my $fault = arm($step, $all, $skip);
 	$work{$work}->();
@@ -213,6 +223,7 @@ sub kill_at
 	}
 	else
 	{
+		await_death($old);
 		wait_recovered($node, $old) or die "$what: nobody dies";
 	}
 	$_->finish for @busy;
@@ -277,11 +288,7 @@ sub die_in_promotion
 		kill 'KILL', $old;
 	}
 	# a startup process that dies takes the server with it
-	for (1 .. 20 * $timeout)
-	{
-		last unless kill 0, $old;
-		sleep 0.05;
-	}
+	await_death($old);
 	if ($who eq 'startup')
 	{
 		kill_all_and_start($standby);

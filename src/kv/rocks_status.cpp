@@ -61,6 +61,8 @@ StatusCode(const Status &s, const std::string &text)
 		case Status::kInvalidArgument:
 		case Status::kNotSupported:
 			return KV_INVALID;
+		case Status::kTryAgain:
+			return KV_STALE;	/* of a secondary that finds no MANIFEST */
 		default:
 			return KV_OTHER;
 	}
