@@ -128,9 +128,9 @@ ok(eventually(sub { snapshots() == 2 and pool() eq named() }), 'and goes on remo
 
 # ---- a backup of a session ----------------------------------------------------------------------------
 my @existing = snapshots();
-my $backup = in_background($node, q{SELECT 'started' FROM pg_backup_start('b', true)});
+my $backup = in_background($node, q{SELECT pg_backup_start('b', true)});
 $backup->query_until(qr/./, "SELECT 1;\n");
-wait_done($node, q{SELECT 'started'});
+wait_done($node, 'SELECT pg_backup_start');
 my $first = newest();
 churn() for 1 .. 12;
 sleep 3;
@@ -145,8 +145,8 @@ ok(eventually(sub { snapshots() == 2 }), 'after the backup they go');
 $backup->quit;
 
 # ... that is aborted, or whose session ends
-$backup = in_background($node, q{SELECT 'started' FROM pg_backup_start('b', true)});
-wait_done($node, q{SELECT 'started'});
+$backup = in_background($node, q{SELECT pg_backup_start('b', true)});
+wait_done($node, 'SELECT pg_backup_start');
 churn() for 1 .. 4;
 sleep 2;
 ok(snapshots() > 4, 'another backup');

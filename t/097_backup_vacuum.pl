@@ -51,8 +51,8 @@ sub freeze_all
 }
 
 # ---- a backup of the primary -----------------------------------------------------------------------
-my $backup = in_background($node, q{SELECT 'started' FROM pg_backup_start('b', true)});
-wait_done($node, q{SELECT 'started'});
+my $backup = in_background($node, q{SELECT pg_backup_start('b', true)});
+wait_done($node, 'SELECT pg_backup_start');
 my $copy = PostgreSQL::Test::Cluster->new('copy');
 my $data = $copy->data_dir;
 mkdir $data;
