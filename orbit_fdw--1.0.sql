@@ -110,6 +110,22 @@ COMMENT ON FUNCTION orbit_storages() IS 'storages in RocksDB and the relations t
 REVOKE EXECUTE ON FUNCTION orbit_storages() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION orbit_storages() TO pg_monitor;
 
+CREATE FUNCTION orbit_snapshots(
+	OUT name text,
+	OUT generation bigint,
+	OUT covered_lsn pg_lsn,
+	OUT flushed_lsn pg_lsn,
+	OUT timeline integer,
+	OUT made_at timestamptz,
+	OUT files integer,
+	OUT bytes bigint,
+	OUT held_bytes bigint)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION orbit_snapshots() IS 'snapshots of RocksDB that backups copy';
+REVOKE EXECUTE ON FUNCTION orbit_snapshots() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orbit_snapshots() TO pg_monitor;
+
 CREATE FUNCTION orbit_orphans(
 	OUT storage bigint,
 	OUT file text,

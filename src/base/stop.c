@@ -9,6 +9,9 @@
  *		AS 'orbit_fdw' LANGUAGE C STRICT;
  *	CREATE FUNCTION orbit_stop_point_clear(name text) RETURNS void ...
  *	CREATE FUNCTION orbit_stop_point_waiters(name text) RETURNS int ...
+ *
+ * Where no function can be called yet, a development build takes the name of one point of action
+ * "kill" from the environment variable ORBIT_STOP_KILL at every start.
  */
 #include "postgres.h"
 
@@ -68,6 +71,20 @@ OrbitStopShmemSize(void)
 	return MAXALIGN(sizeof(StopShared));
 }
 
+static bool SetPoint(const char *name, StopAction action, int skip);
+
+/* What happens while the server starts: the process that comes by kills itself. */
+static void
+SetFromEnvironment(void)
+{
+#ifdef ORBIT_DEV
+	const char *name = getenv("ORBIT_STOP_KILL");
+
+	if (name != NULL)
+		(void) SetPoint(name, STOP_KILL, 0);
+#endif
+}
+
 void
 OrbitStopShmemInit(void)
 {
@@ -79,6 +96,7 @@ OrbitStopShmemInit(void)
 		memset(stop_shared, 0, sizeof(StopShared));
 		pg_atomic_init_u32(&stop_shared->armed, 0);
 		SpinLockInit(&stop_shared->mutex);
+		SetFromEnvironment();
 	}
 }
 

@@ -5,8 +5,8 @@
  * statistics system.
  *
  * Rows are counted on a sample of pages when the table is large, on all of them when it is
- * small.  relfrozenxid advances as far as files prove; relminmxid always, for rows hold no
- * MultiXacts.
+ * small.  relfrozenxid advances as far as files prove, those of snapshots included; relminmxid
+ * always, for rows hold no MultiXacts.
  *
  * Dead rows that nobody needs are not reported to the statistics system once their index entries
  * are gone: autovacuum would come back every minute to a table for which it can do nothing.
@@ -234,9 +234,12 @@ TamVacuum(Relation rel, struct VacuumParams *params, BufferAccessStrategy bstrat
 
 	pgstat_progress_update_param(PROGRESS_VACUUM_PHASE, PROGRESS_VACUUM_PHASE_FINAL_CLEANUP);
 	OrbitStopPoint("vacuum-before-freeze");
-	frozen = Freeze(&v, aggressive || (params->options & VACOPT_DISABLE_PAGE_SKIPPING) != 0,
-					freeze_limit);
+	aggressive |= (params->options & VACOPT_DISABLE_PAGE_SKIPPING) != 0;
+	frozen = Freeze(&v, aggressive, freeze_limit);
 	OrbitStopPoint("vacuum-after-freeze");
+	if (TransactionIdIsValid(frozen) &&
+		TransactionIdPrecedes(rel->rd_rel->relfrozenxid, frozen))
+		frozen = WorkerFreezeLimit(v.storage, frozen, aggressive);
 	vac_update_relstats(rel, v.counts.pages, v.counts.live, 0, v.nindexes > 0,
 						frozen, oldest_multi, NULL, NULL, false);
 	OrbitStopPoint("vacuum-after-relfrozenxid");

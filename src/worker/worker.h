@@ -35,6 +35,13 @@ extern void WorkerFlushAll(void);
  */
 extern bool WorkerFreezeStorage(OrbitStorageId storage, TransactionId limit);
 
+/*
+ * VACUUM: how far relfrozenxid of a relation may advance, at most to `frozen`, which the files prove; not
+ * further than the snapshots prove from which a copy of this server may be restored (README.md).  make:
+ * a new snapshot is worth it.  A result that is not later than before is as good as none.  Waits as above.
+ */
+extern TransactionId WorkerFreezeLimit(OrbitStorageId storage, TransactionId frozen, bool make);
+
 /* ---- what the worker tells about itself ---------------------------------- */
 
 #define WORKER_LEVELS	7		/* RocksDB's default number of levels */

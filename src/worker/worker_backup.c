@@ -20,6 +20,7 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/objectaccess.h"
@@ -39,6 +40,7 @@
 #include "worker/worker_internal.h"
 
 #define MOVES				8
+#define RECHECK_MS			1000	/* a waiter looks this often whether the worker still exists */
 
 /* ---- sessions ----------------------------------------------------------------------- */
 
@@ -234,4 +236,137 @@ WorkerBackupNeeds(uint64 serial)
 			return true;
 	}
 	return false;
+}
+
+/* ---- VACUUM ------------------------------------------------------------------------------- */
+
+static void
+LeaveProof(int code, Datum arg)
+{
+	SpinLockAcquire(&worker_shared->mutex);
+	if (worker_shared->proof.owner == MyProcPid)
+		worker_shared->proof.owner = 0;
+	SpinLockRelease(&worker_shared->mutex);
+	ConditionVariableBroadcast(&worker_shared->proof_cv);
+}
+
+static bool
+TakeProof(OrbitStorageId storage, TransactionId frozen, bool make)
+{
+	WorkerProof *slot = &worker_shared->proof;
+	bool		taken = false;
+
+	SpinLockAcquire(&worker_shared->mutex);
+	if (slot->owner == 0)
+	{
+		slot->owner = MyProcPid;
+		slot->storage = storage;
+		slot->limit = frozen;
+		slot->make = make;
+		slot->answered = false;
+		taken = true;
+	}
+	SpinLockRelease(&worker_shared->mutex);
+	return taken;
+}
+
+static bool
+ProofAnswered(TransactionId *limit)
+{
+	bool		answered;
+
+	SpinLockAcquire(&worker_shared->mutex);
+	answered = worker_shared->proof.answered;
+	*limit = worker_shared->proof.limit;
+	SpinLockRelease(&worker_shared->mutex);
+	return answered;
+}
+
+static void
+WaitForProof(void)
+{
+	if (WorkerPid() == 0)
+	{
+		ConditionVariableCancelSleep();
+		ereport(ERROR,
+				(errcode(ERRCODE_CANNOT_CONNECT_NOW),
+				 errmsg("the storage worker of orbit_fdw is not running"),
+				 errdetail("It has left because the server is shutting down.")));
+	}
+	(void) ConditionVariableTimedSleep(&worker_shared->proof_cv, RECHECK_MS, ORBIT_WAIT_WORKER);
+}
+
+/* The full xid nearest to the next one. */
+static uint64
+FullXid(TransactionId xid)
+{
+	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
+
+	return next + (int32) (xid - (TransactionId) next);
+}
+
+TransactionId
+WorkerFreezeLimit(OrbitStorageId storage, TransactionId frozen, bool make)
+{
+	TransactionId limit = frozen;
+
+	OrbitRequirePreload();
+	StoreAttach();
+	if (FullXid(frozen) <= pg_atomic_read_u64(&worker_shared->proven))
+		return frozen;
+
+	ConditionVariablePrepareToSleep(&worker_shared->proof_cv);
+	while (!TakeProof(storage, frozen, make))
+		WaitForProof();
+	PG_ENSURE_ERROR_CLEANUP(LeaveProof, (Datum) 0);
+	{
+		MembufWakeWorker();
+		while (!ProofAnswered(&limit))
+			WaitForProof();
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(LeaveProof, (Datum) 0);
+	ConditionVariableCancelSleep();
+	LeaveProof(0, (Datum) 0);
+	return limit;
+}
+
+/*
+ * A backup that runs may copy any snapshot that there is.  One that begins later has a checkpoint
+ * first, whose snapshot is newer than what was frozen for this: so it limits nothing, and only who
+ * copies without a backup needs the newest snapshot to prove as much.
+ */
+static TransactionId
+Grant(const WorkerProof *p)
+{
+	uint64		asked = FullXid(p->limit);
+	bool		runs = WorkerBackupRuns();
+	uint64		need = WorkerSnapshotsNeed(p->storage, runs);
+
+	if (need < asked && !runs && p->make && WorkerMakeSnapshot())
+		need = WorkerSnapshotsNeed(p->storage, false);
+	return need < asked ? (TransactionId) need : p->limit;
+}
+
+/* Whoever asked may leave meanwhile and another come: it gets its own answer. */
+void
+WorkerProofStep(void)
+{
+	WorkerProof *slot = &worker_shared->proof;
+	WorkerProof p;
+	TransactionId granted;
+
+	SpinLockAcquire(&worker_shared->mutex);
+	p = *slot;
+	SpinLockRelease(&worker_shared->mutex);
+	if (p.owner == 0 || p.answered)
+		return;
+	granted = Grant(&p);
+	SpinLockAcquire(&worker_shared->mutex);
+	if (slot->owner == p.owner && slot->storage == p.storage && slot->limit == p.limit)
+	{
+		slot->limit = granted;
+		slot->answered = true;
+	}
+	SpinLockRelease(&worker_shared->mutex);
+	ConditionVariableBroadcast(&worker_shared->proof_cv);
 }

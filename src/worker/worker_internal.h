@@ -32,6 +32,16 @@ typedef struct WorkerFreeze
 	bool		result;
 } WorkerFreeze;
 
+/* The request of WorkerFreezeLimit. */
+typedef struct WorkerProof
+{
+	int			owner;			/* pid of who asks; 0: nobody */
+	OrbitStorageId storage;
+	TransactionId limit;		/* what is asked for, then what is granted */
+	bool		make;
+	bool		answered;
+} WorkerProof;
+
 typedef struct WorkerShared
 {
 	/* atomic */
@@ -46,11 +56,14 @@ typedef struct WorkerShared
 	pg_atomic_uint64 snapshot_made; /* not above snapshot_asked; raised by the worker alone */
 	ConditionVariable served_cv;	/* served was raised */
 	ConditionVariable freeze_cv;	/* freeze was answered, or is free */
+	ConditionVariable proof_cv; /* the same of proof */
+	pg_atomic_uint64 proven;	/* no snapshot needs the commit log of a full xid before it */
 
 	/* guarded by mutex */
 	slock_t		mutex;
 	WorkerStats stats;
 	WorkerFreeze freeze;
+	WorkerProof proof;
 	XLogRecPtr	snapshot_covered;	/* what the startup process asks for */
 	TimeLineID	snapshot_timeline;
 
@@ -230,7 +243,12 @@ extern void WorkerSnapshotForShutdown(void);
 extern uint64 WorkerNewestSnapshot(void);	/* its serial; 0: none */
 extern void WorkerSnapshotStep(TimestampTz now);
 
+/* What the storage's rows in the snapshots need of the commit log; all: in all of them, else in the
+ * newest.  A full xid; PG_UINT64_MAX: nothing. */
+extern uint64 WorkerSnapshotsNeed(OrbitStorageId storage, bool all);
+
 /* worker_backup.c */
+extern void WorkerProofStep(void);
 extern void WorkerBackupInit(void);
 extern bool WorkerBackupRuns(void); /* any process */
 extern void WorkerBackupsLook(void);	/* in each turn of the loop */

@@ -32,6 +32,7 @@
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
 #include "access/xlogreader.h"
+#include "access/xlogrecovery.h"
 #include "access/xlogutils.h"
 #include "catalog/pg_control.h"
 #include "miscadmin.h"
@@ -257,6 +258,26 @@ FreezeBefore(TransactionId limit)
 	pg_atomic_write_u32(&worker_shared->truncation, 0);
 }
 
+/*
+ * Older snapshots still have rows that were not frozen.  Who copies this server from now on gets the
+ * one that is made here; a backup that already runs perhaps not: then the files of the commit log stay,
+ * until they go with the next truncation.  A server made of that copy replays this record itself.
+ */
+static bool
+MayTruncate(TransactionId limit)
+{
+	TimeLineID	timeline;
+
+	(void) GetXLogReplayRecPtr(&timeline);
+	SnapshotAndWait(StoreCoveredRedo(), timeline);
+	if (!WorkerBackupRuns())
+		return true;
+	ereport(LOG,
+			(errmsg("keeping the commit log before transaction %u because a backup is being taken",
+					limit)));
+	return false;
+}
+
 static void
 ClogRedo(XLogReaderState *record)
 {
@@ -270,6 +291,11 @@ ClogRedo(XLogReaderState *record)
 		OrbitStopPoint("recovery-before-freeze");
 		FreezeBefore(truncate.oldestXact);
 		OrbitStopPoint("recovery-after-freeze");
+		if (!MayTruncate(truncate.oldestXact))
+		{
+			AdvanceOldestClogXid(truncate.oldestXact);
+			return;
+		}
 	}
 	original_clog_redo(record);
 }

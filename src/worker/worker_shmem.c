@@ -49,6 +49,8 @@ WorkerShmemInit(void)
 		pg_atomic_init_u64(&worker_shared->pins[i], 0);
 	ConditionVariableInit(&worker_shared->served_cv);
 	ConditionVariableInit(&worker_shared->freeze_cv);
+	ConditionVariableInit(&worker_shared->proof_cv);
+	pg_atomic_init_u64(&worker_shared->proven, 0);
 	SpinLockInit(&worker_shared->mutex);
 }
 

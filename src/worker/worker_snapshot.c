@@ -95,6 +95,42 @@ InUse(uint64 number, void *arg)
 	return false;
 }
 
+/* For WorkerFreezeLimit. */
+static void
+TellProven(void)
+{
+	uint64		oldest = PG_UINT64_MAX;
+
+	for (int i = 0; i < snapshots.n; i++)
+		oldest = Min(oldest, snapshots.kept[i]->s.oldest);
+	pg_atomic_write_u64(&worker_shared->proven, snapshots.n > 0 ? oldest : 0);
+}
+
+static uint64
+OldestIn(const StoreSnapshot *s, OrbitStorageId storage)
+{
+	uint64		oldest = PG_UINT64_MAX;
+
+	for (int i = 0; i < s->nfiles; i++)
+	{
+		const StoreSnapshotFile *f = &s->files[i];
+
+		if (f->oldest != 0 && f->first <= storage && f->last >= storage)
+			oldest = Min(oldest, f->oldest);
+	}
+	return oldest;
+}
+
+uint64
+WorkerSnapshotsNeed(OrbitStorageId storage, bool all)
+{
+	uint64		oldest = PG_UINT64_MAX;
+
+	for (int i = all ? 0 : Max(snapshots.n - 1, 0); i < snapshots.n; i++)
+		oldest = Min(oldest, OldestIn(&snapshots.kept[i]->s, storage));
+	return snapshots.n > 0 ? oldest : 0;
+}
+
 static bool
 Append(Kept *k)
 {
@@ -103,6 +139,7 @@ Append(Kept *k)
 	if (snapshots.n > 0)
 		snapshots.kept[snapshots.n - 1]->superseded = GetCurrentTimestamp();
 	snapshots.kept[snapshots.n++] = k;
+	TellProven();
 	return true;
 }
 
@@ -383,6 +420,7 @@ RemoveOne(int i)
 		return;
 	memmove(&snapshots.kept[i], &snapshots.kept[i + 1], (snapshots.n - i - 1) * sizeof(Kept *));
 	snapshots.n--;
+	TellProven();
 	snapshots.leaving = &k->s;
 	snapshots.leaving_context = k->context;
 	snapshots.next_file = 0;
@@ -433,6 +471,7 @@ WorkerSnapshotStep(TimestampTz now)
 
 	WorkerBackupsLook();
 	ServeStartup();
+	WorkerProofStep();
 	if (worker.leaving)
 		return;
 	if (snapshots.leaving == NULL && !TimestampDifferenceExceeds(looked, now, LOOK_MS))
