@@ -216,4 +216,9 @@ extern void WorkerStoragesFailed(const KvStatus *st, const char *doing);
 /* worker_recovery.c: the startup process's side. */
 extern void WorkerRecoveryInit(void);
 
+/* worker_history.c, in the startup process: FATAL if RocksDB is of another history. */
+struct XLogReaderState;
+extern void WorkerCheckHistory(void);	/* redo begins */
+extern void WorkerCheckSwitch(struct XLogReaderState *record);	/* before redo of it */
+
 #endif							/* ORBIT_WORKER_INTERNAL_H */
