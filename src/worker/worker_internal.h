@@ -184,6 +184,8 @@ extern void WorkerFreezeAnswer(bool done);
 extern void WorkerFreezeJobDone(KvCode code);
 /* True: nothing else is to be compacted now. */
 extern bool WorkerFreezeStep(const WorkerFiles *files, const WorkerHorizon *h, TimestampTz now);
+/* In recovery, when nothing else is to be done: freezes an old file, if there is one. */
+extern bool WorkerFreezeEarly(const WorkerFiles *files, const WorkerHorizon *h, TimestampTz now);
 
 /* The slot of a freeze request, without waiting; for the startup process. */
 extern bool WorkerFreezeTake(OrbitStorageId storage, TransactionId limit);
