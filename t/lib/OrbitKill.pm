@@ -180,7 +180,8 @@ sub query
 sub queries
 {
 	my ($self, @sql) = @_;
-	my @out = split /^;;\n/m, $self->query(join('', map { "$_;\n\\echo ;;\n" } @sql)) . "\n";
+	my @out = split /^;;\n/m, $self->query(join('', map { "$_;\n\\echo ;;\n" } @sql)) . "\n", -1;
+	pop @out if @out > 1;    # behind the last mark
 	chomp @out;
 	return @out;
 }
