@@ -49,6 +49,7 @@ ShmemStartup(void)
 	RowShmemInit();
 	WorkerShmemInit();
 	LWLockRelease(AddinShmemInitLock);
+	StoreRestore();
 	StoreCheckDirectory();
 }
 

@@ -70,6 +70,7 @@ extern int	orbit_flush_interval;	/* ms: oldest age of unflushed rows */
 extern int	orbit_reclaim_delay;	/* ms: age of files that may be compacted */
 extern int	orbit_reclaim_threshold;	/* percent of a compaction to be won; 0: for tests */
 extern int	orbit_collect_interval; /* ms between searches for dropped tables */
+extern int	orbit_snapshot_keep;	/* ms: how long superseded snapshots are kept */
 
 /* Called from _PG_init only.  preload: inside shared_preload_libraries. */
 extern void OrbitDefineSettings(bool preload);

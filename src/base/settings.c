@@ -22,6 +22,7 @@ int			orbit_bottommost_compression = ORBIT_COMPRESSION_ZSTD;
 int			orbit_flush_interval = 10 * 1000;
 int			orbit_reclaim_delay = 60 * 1000;
 int			orbit_reclaim_threshold = 20;
+int			orbit_snapshot_keep = 5 * 60 * 1000;
 int			orbit_collect_interval = 30 * 1000;
 
 bool		orbit_preloaded = false;
@@ -137,6 +138,11 @@ OrbitDefineSettings(bool preload)
 	DefineInt("orbit.collect_interval",
 			  "Time between searches for storages of tables that were dropped.",
 			  NULL, &orbit_collect_interval, 30 * 1000, 10, INT_MAX / 2,
+			  PGC_SIGHUP, GUC_UNIT_MS);
+	DefineInt("orbit.snapshot_keep",
+			  "Time for which snapshots of RocksDB are kept after a newer one was made.",
+			  "A copy of the data directory of a running server that is not a backup, such as pg_rewind's, must not take longer.",
+			  &orbit_snapshot_keep, 5 * 60 * 1000, 0, INT_MAX / 2,
 			  PGC_SIGHUP, GUC_UNIT_MS);
 	DefineCustomEnumVariable("orbit.compression", "Compression of RocksDB's files.",
 							 NULL, &orbit_compression, ORBIT_COMPRESSION_LZ4,

@@ -73,6 +73,9 @@ extern void KvOpenPrimary(const char *dir, const KvOptions *o, KvDb **db, KvStat
 extern void KvOpenSecondary(const char *dir, const KvOptions *o, KvDb **db, KvStatus *st);
 /* Is there a database (its CURRENT file) under dir?  Only looks; allowed in any process. */
 extern bool KvExists(const char *dir);
+/* Where RocksDB's own files lie, inside dir. */
+#define KV_LIVE_NAME	"pgsql_tmp_live"
+#define KV_STAGE_NAME	"pgsql_tmp_stage"
 extern void KvClose(KvDb *db);	/* NULL is allowed; frees iterators' database too,
 								 * so destroy iterators first */
 
@@ -262,6 +265,36 @@ extern void KvBackgroundError(KvDb *db, KvStatus *st);	/* KV_OK when there is no
 extern bool KvCompactionFailed(KvDb *db, OrbitFamily f, KvStatus *st);
 extern void KvPauseCompaction(KvDb *db, OrbitFamily f, bool pause, KvStatus *st);
 extern void KvCheckpoint(KvDb *db, const char *path, KvStatus *st);	/* hard-linked copy */
+
+/*
+ * A snapshot: what RocksDB holds at this moment, for backups.  dir, an existing empty directory, gets
+ * CURRENT and the valid part of the MANIFEST; the directory pool gets one more name (a hard link; where
+ * there are none, a copy) for each SST file of which pooled() does not say that it has it.  A file that
+ * lies there otherwise is replaced.  All of it is on disk when this returns KV_OK; after a failure the
+ * pool is as before.  pooled() is called in the calling thread and must not raise.
+ */
+typedef struct KvSnapshotFile
+{
+	uint64_t	number;			/* its name is the number in six digits or more, and .sst */
+	uint64_t	bytes;
+} KvSnapshotFile;
+
+typedef struct KvSnapshot
+{
+	uint64_t	generation;
+	char		manifest[32];	/* name of the file */
+	uint64_t	manifest_bytes;
+	KvSnapshotFile *files;		/* malloc'ed; ascending */
+	int			nfiles;
+} KvSnapshot;
+
+typedef bool (*KvPooled) (uint64_t number, void *arg);
+
+extern void KvMakeSnapshot(KvDb *db, const char *dir, const char *pool, KvPooled pooled, void *arg,
+						   KvSnapshot *out, KvStatus *st);
+extern void KvFreeSnapshot(KvSnapshot *s);
+/* Numbers of the SST files that are in use now; malloc'ed, ascending. */
+extern void KvLiveFiles(KvDb *db, uint64_t **numbers, int *n, KvStatus *st);
 extern const char *KvFamilyName(OrbitFamily f);
 
 /* ---- PostgreSQL side (kv_error.c) ------------------------------------------------------- */

@@ -12,6 +12,7 @@
  * rocks_read.cpp    get and iterators
  * rocks_write.cpp   batches: SST files and the atomic ingest
  * rocks_admin.cpp   housekeeping
+ * rocks_snapshot.cpp what backups copy
  */
 #ifndef ORBIT_ROCKS_H
 #define ORBIT_ROCKS_H
@@ -222,6 +223,7 @@ class DeferFs : public rocksdb::FileSystemWrapper
 /* Environment of a secondary: starts no thread unless one is really asked for. */
 std::unique_ptr<rocksdb::Env> NewThreadlessEnv();
 
+rocksdb::Status ErrnoStatus(const char *what, const std::string &path, int err);
 rocksdb::Status MakeDirectory(const std::string &path);
 rocksdb::Status SyncDirectory(const std::string &path);
 rocksdb::Status EmptyDirectory(const std::string &path);
@@ -301,8 +303,8 @@ extern uint64_t manifest_bytes_for_tests;
  * Tools that copy a data directory file by file skip names that begin with
  * pgsql_tmp, at any depth; a copy of a live RocksDB would be torn (K15).
  */
-constexpr const char *LiveName = "pgsql_tmp_live";
-constexpr const char *StageName = "pgsql_tmp_stage";
+constexpr const char *LiveName = KV_LIVE_NAME;
+constexpr const char *StageName = KV_STAGE_NAME;
 constexpr uint64_t TrimGenerations = 64;
 constexpr uint64_t DefaultFileBytes = 64 << 20;
 

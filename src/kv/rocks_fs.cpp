@@ -336,7 +336,7 @@ NewThreadlessEnv()
 
 /* ---- directories ------------------------------------------------------------------ */
 
-static Status
+Status
 ErrnoStatus(const char *what, const std::string &path, int err)
 {
 	if (err == ENOSPC || err == EDQUOT)

@@ -109,6 +109,18 @@ ReadReached(void)
 }
 
 void
+StoreForgetReached(void)
+{
+	char		path[MAXPGPATH];
+
+	ReachedPath(path, REACHED_FILE);
+	if (unlink(path) != 0 && errno != ENOENT)
+		ereport(FATAL,
+				(errcode_for_file_access(),
+				 errmsg("could not remove file \"%s\": %m", path)));
+}
+
+void
 StoreCheckReached(uint64 generation)
 {
 	uint64		reached = ReadReached();

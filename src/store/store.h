@@ -256,6 +256,73 @@ extern uint64 StoreInstance(void);
  */
 extern void StoreNoteReached(void);
 
+/* ---- snapshots for backups (snapshot.c) -------------------------------------------------------- */
+
+#define STORE_POOL				"sst"
+#define STORE_SNAPSHOT_FILE		"SNAPSHOT"
+#define STORE_SNAPSHOT_NAME		32	/* bytes of a directory's name */
+
+typedef struct StoreSnapshotFile
+{
+	uint64		number;
+	uint64		bytes;
+	OrbitStorageId first;		/* of pg_data; 0: of another family */
+	OrbitStorageId last;
+	uint64		oldest;			/* least full xid whose fate the commit log must know; 0: none */
+} StoreSnapshotFile;
+
+typedef struct StoreSnapshot
+{
+	uint64		serial;			/* grows from one to the next */
+	uint64		system;
+	uint64		instance;
+	uint64		generation;
+	XLogRecPtr	flushed;		/* F */
+	XLogRecPtr	covered;		/* every orbit record before it is in the snapshot */
+	TimeLineID	timeline;
+	TimestampTz made;
+	uint64		oldest;			/* least full xid that may be asked of the commit log */
+	char		manifest[32];
+	uint64		manifest_bytes;
+	StoreSnapshotFile *files;	/* palloc'ed; ascending by number */
+	int			nfiles;
+} StoreSnapshot;
+
+extern void StoreSnapshotName(char *name, uint64 serial);
+/* Path of a file in it; "": of the directory. */
+extern void StoreSnapshotPath(char *path, uint64 serial, const char *file);
+extern void StorePoolPath(char *path, uint64 number);
+/* Serial numbers of the directories, and file numbers of the pool; palloc'ed, ascending.  ERROR. */
+extern uint64 *StoreListSnapshots(int *n);
+extern uint64 *StoreListPool(int *n);
+/* NULL: it cannot be read, and *wrong (palloc'ed) says why.  Any process. */
+extern StoreSnapshot *StoreReadSnapshot(uint64 serial, char **wrong);
+/* Which of its files are missing or have another size; NULL: none. */
+extern char *StoreSnapshotIncomplete(const StoreSnapshot *s);
+
+/*
+ * Worker.  serial, covered and timeline are given, the rest is filled in.  Durable on KV_OK; otherwise
+ * nothing is visible.  pooled: see KvMakeSnapshot.  dead: nobody reads this storage any more.
+ */
+extern void StoreMakeSnapshot(KvDb *db, StoreSnapshot *s, KvPooled pooled, void *arg,
+							  bool (*dead) (OrbitStorageId storage), KvStatus *st);
+/* False: not removed, and logged.  The pool keeps its files. */
+extern bool StoreRemoveSnapshot(uint64 serial);
+/* copied: a backup may be reading it.  What goes wrong is logged. */
+extern void StoreRemovePoolFile(uint64 number, bool copied);
+/* Removes what a crash left of making and removing.  Worker. */
+extern void StoreCleanSnapshots(void);
+
+/* CLEAN names the snapshot that has everything, of a server that was shut down.  Durable; ERROR. */
+extern void StoreWriteClean(uint64 serial);
+extern void StoreRemoveClean(void);
+
+/*
+ * In the postmaster, before anything opens RocksDB: where the data directory has been copied or
+ * rewound, its RocksDB is made from the newest usable snapshot.  FATAL when there is none.
+ */
+extern void StoreRestore(void);
+
 /* ---- flush (worker, main thread) --------------------------------------------------------------- */
 
 typedef struct StoreFlushStats

@@ -17,6 +17,8 @@
  * files.c      what files tell
  * flush.c      arena -> RocksDB; flushpages.c builds its pages
  * primary.c    opening and closing the primary instance
+ * snapshot.c   snapshots for backups
+ * restore.c    RocksDB out of a snapshot
  */
 #ifndef ORBIT_STORE_INTERNAL_H
 #define ORBIT_STORE_INTERNAL_H
@@ -77,6 +79,21 @@ extern void StoreSystemMismatch(uint64 system) pg_attribute_noreturn();
 
 /* FATAL when RocksDB, which stands at this generation, has once been further. */
 extern void StoreCheckReached(uint64 generation);
+
+/* No generation is asked for at the next start. */
+extern void StoreForgetReached(void);
+
+/* ---- snapshots (snapshot.c) ------------------------------------------------------ */
+
+/* Names that backups leave out; each is in use by one process at a time. */
+#define STORE_SNAPSHOT_TEMP		"pgsql_tmp_snap"
+#define STORE_SNAPSHOT_OLD		"pgsql_tmp_snap_old"
+#define STORE_RESTORE_TEMP		"pgsql_tmp_restore"
+
+/* A directory in ours, with all that is in it; what cannot be removed is logged. */
+extern void StoreRemoveTree(const char *name);
+extern void StoreRenameDirectory(const char *from, const char *to, int elevel); /* durable */
+extern uint64 StoreReadClean(void); /* 0: there is none */
 
 /* ---- the view (view.c) --------------------------------------------------------- */
 

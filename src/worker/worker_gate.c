@@ -85,6 +85,8 @@ WorkerGateStep(void)
 		return;
 
 	NoteReached();
+	if (!WorkerSnapshotForGate())
+		return;
 
 	OrbitStopPoint("worker-before-bump");
 

@@ -42,6 +42,8 @@ typedef struct WorkerShared
 										 * recovery target */
 	pg_atomic_uint32 truncation;	/* recovery waits to truncate the commit log below
 									 * this xid; 0: it does not */
+	pg_atomic_uint64 snapshot_asked;	/* by the startup process */
+	pg_atomic_uint64 snapshot_made; /* not above snapshot_asked; raised by the worker alone */
 	ConditionVariable served_cv;	/* served was raised */
 	ConditionVariable freeze_cv;	/* freeze was answered, or is free */
 
@@ -49,6 +51,13 @@ typedef struct WorkerShared
 	slock_t		mutex;
 	WorkerStats stats;
 	WorkerFreeze freeze;
+	XLogRecPtr	snapshot_covered;	/* what the startup process asks for */
+	TimeLineID	snapshot_timeline;
+
+	/* atomic: sessions between pg_backup_start and pg_backup_stop */
+	pg_atomic_uint64 last_pin;	/* numbers pins; never 0 */
+	pg_atomic_uint32 pinned;	/* not less than there are pins */
+	pg_atomic_uint64 pins[FLEXIBLE_ARRAY_MEMBER];	/* of each backend; 0: none */
 } WorkerShared;
 
 extern WorkerShared *worker_shared;
@@ -214,6 +223,20 @@ extern bool WorkerDeleteRecords(WorkerRecordKeys *k);
 extern bool WorkerGrow(void **array, int n, int *max, Size size);
 extern bool WorkerSliceIsOver(TimestampTz start, int done);
 extern void WorkerStoragesFailed(const KvStatus *st, const char *doing);
+
+/* worker_snapshot.c: snapshots for backups.  False: none could be made, and that is logged. */
+extern void WorkerLoadSnapshots(void);
+extern bool WorkerMakeSnapshot(void);
+extern bool WorkerSnapshotForGate(void);
+extern void WorkerSnapshotForShutdown(void);
+extern uint64 WorkerNewestSnapshot(void);	/* its serial; 0: none */
+extern void WorkerSnapshotStep(TimestampTz now);
+
+/* worker_backup.c */
+extern void WorkerBackupInit(void);
+extern bool WorkerBackupRuns(void); /* any process */
+extern void WorkerBackupsLook(void);	/* in each turn of the loop */
+extern bool WorkerBackupNeeds(uint64 serial);
 
 /* worker_recovery.c: the startup process's side. */
 extern void WorkerRecoveryInit(void);

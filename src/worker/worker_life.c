@@ -204,5 +204,6 @@ WorkerLeaveIfDone(void)
 	if (!WorkerStoreMetadata(true))
 		return;
 	StoreNoteReached();
+	WorkerSnapshotForShutdown();
 	Leave();
 }

@@ -41,6 +41,7 @@ WorkerRegister(void)
 	strlcpy(bgw.bgw_type, "orbit storage worker", BGW_MAXLEN);
 	RegisterBackgroundWorker(&bgw);
 	WorkerRecoveryInit();
+	WorkerBackupInit();
 }
 
 /*
@@ -57,6 +58,7 @@ Open(void)
 	worker.served = pg_atomic_read_u64(&worker_shared->served);
 	store_cleaned_hook = WorkerNoteCleaned;
 	WorkerLoadCleaned();
+	WorkerLoadSnapshots();
 	worker.phase = WORKER_RUNNING;
 	WorkerPublishStats();
 	StoreSetReady(true);
@@ -105,6 +107,7 @@ orbit_worker_main(Datum arg)
 		ReloadIfAsked();
 		WorkerHandleTerm();
 		more = WorkerFlushStep(now);
+		WorkerSnapshotStep(now);
 		WorkerGateStep();
 		WorkerCheckEndOfLog();
 		WorkerChores(now);

@@ -141,6 +141,24 @@ FlushAndWait(void)
 		Nap(&told, "to flush the write buffers");
 }
 
+/* A snapshot that holds everything before `covered`; for whoever copies this server from now on. */
+static void
+SnapshotAndWait(XLogRecPtr covered, TimeLineID timeline)
+{
+	TimestampTz told = GetCurrentTimestamp();
+	uint64		asked;
+
+	RequirePostmaster();
+	SpinLockAcquire(&worker_shared->mutex);
+	worker_shared->snapshot_covered = covered;
+	worker_shared->snapshot_timeline = timeline;
+	SpinLockRelease(&worker_shared->mutex);
+	asked = pg_atomic_add_fetch_u64(&worker_shared->snapshot_asked, 1);
+	MembufWakeWorker();
+	while (pg_atomic_read_u64(&worker_shared->snapshot_made) < asked)
+		Nap(&told, "to make a snapshot of RocksDB");
+}
+
 /* ---- hooks --------------------------------------------------------------------------- */
 
 static void
@@ -177,13 +195,16 @@ RedoEnd(void)
  * pointer, so little is left to wait for.
  */
 static void
-CoverCheckpoint(XLogRecPtr redo)
+CoverCheckpoint(XLogRecPtr redo, TimeLineID timeline)
 {
 	FlushAndWait();
 	if (!IsUnderPostmaster)
 		return;
 	StoreNoteReached();
 	StoreSetCoveredRedo(redo);
+	/* nobody can back up a server that recovers from a crash */
+	if (GetRecoveryState() == RECOVERY_STATE_ARCHIVE)
+		SnapshotAndWait(redo, timeline);
 }
 
 static void
@@ -196,7 +217,7 @@ XlogRedo(XLogReaderState *record)
 		CheckPoint	checkpoint;
 
 		memcpy(&checkpoint, XLogRecGetData(record), sizeof(checkpoint));
-		CoverCheckpoint(checkpoint.redo);
+		CoverCheckpoint(checkpoint.redo, checkpoint.ThisTimeLineID);
 	}
 	WorkerCheckSwitch(record);
 	original_xlog_redo(record);

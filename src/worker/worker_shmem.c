@@ -23,7 +23,8 @@ WorkerShared *worker_shared = NULL;
 Size
 WorkerShmemSize(void)
 {
-	return MAXALIGN(sizeof(WorkerShared));
+	return MAXALIGN(add_size(offsetof(WorkerShared, pins),
+							 mul_size(MaxBackends, sizeof(pg_atomic_uint64))));
 }
 
 void
@@ -34,12 +35,18 @@ WorkerShmemInit(void)
 	worker_shared = ShmemInitStruct("orbit storage worker", WorkerShmemSize(), &found);
 	if (found)
 		return;
-	memset(worker_shared, 0, sizeof(WorkerShared));
+	memset(worker_shared, 0, WorkerShmemSize());
 	pg_atomic_init_u64(&worker_shared->requested, 0);
 	pg_atomic_init_u64(&worker_shared->served, 0);
 	pg_atomic_init_u32(&worker_shared->pid, 0);
 	pg_atomic_init_u32(&worker_shared->target_shutdown, 0);
 	pg_atomic_init_u32(&worker_shared->truncation, 0);
+	pg_atomic_init_u64(&worker_shared->snapshot_asked, 0);
+	pg_atomic_init_u64(&worker_shared->snapshot_made, 0);
+	pg_atomic_init_u64(&worker_shared->last_pin, 0);
+	pg_atomic_init_u32(&worker_shared->pinned, 0);
+	for (int i = 0; i < MaxBackends; i++)
+		pg_atomic_init_u64(&worker_shared->pins[i], 0);
 	ConditionVariableInit(&worker_shared->served_cv);
 	ConditionVariableInit(&worker_shared->freeze_cv);
 	SpinLockInit(&worker_shared->mutex);
