@@ -29,6 +29,7 @@
 #define SETTLE_MS		2000	/* for transactions to settle; then it is tried without */
 #define FRUITLESS		3		/* jobs that froze no file */
 #define EARLY_REST_MS	(5 * 60 * 1000) /* after early ones that froze none */
+#define EARLY_AGE		(1 << 20)	/* transactions in a segment of the commit log, which goes as a whole */
 
 /* ---- backends ------------------------------------------------------------------------ */
 
@@ -270,7 +271,7 @@ WorkerFreezeStep(const WorkerFiles *files, const WorkerHorizon *h, TimestampTz n
 static uint64
 EarlyLimit(const WorkerHorizon *h)
 {
-	uint64		age = Max(Min(vacuum_freeze_min_age, autovacuum_freeze_max_age / 2), 0);
+	uint64		age = Max(Min(vacuum_freeze_min_age, autovacuum_freeze_max_age / 2), EARLY_AGE);
 
 	return h->limit > age ? Min(h->limit - age, h->settled) : 0;
 }
