@@ -5,6 +5,7 @@
 #   make quickstart   a server of its own in ./orbit_data with the extension
 #   make stop         stop that server; make clean-data: delete it (asks first)
 #   make lint         layering, formatting, links
+#   make failover-test  three servers under Patroni (Debian packages patroni, etcd-server)
 #   make test         every test; `make test SUITES="regress tap"` some of them
 #   make fault-test   those that need a small file system of their own; as root
 #   make unit-asan    the unit tests under the compiler's sanitizers
@@ -39,7 +40,7 @@ PG_CXXFLAGS += $(WARNINGS_CXX)
 endif
 
 # Goals that need no compiler and no server headers yet.
-TOOL_GOALS = deps quickstart stop clean-data lint test fault-test unit-asan
+TOOL_GOALS = deps quickstart stop clean-data lint test fault-test unit-asan failover-test
 ifneq ($(if $(MAKECMDGOALS),$(filter-out $(TOOL_GOALS),$(MAKECMDGOALS)),all),)
 
 PG_CONFIG ?= /usr/lib/postgresql/15/bin/pg_config
@@ -77,6 +78,8 @@ clean-data:
 	@scripts/server clean-data
 lint:
 	@scripts/lint
+failover-test:
+	@scripts/failover-test
 test:
 	@scripts/run-tests $(SUITES)
 fault-test:

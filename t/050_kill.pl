@@ -9,11 +9,11 @@ use strict;
 use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
-use POSIX qw(_exit);
 use Test::More;
 use Time::HiRes qw(sleep time);
 use PostgreSQL::Test::Utils;
-use OrbitLoad qw(load_schema load_script load_chores load_rows load_side held_prepare held_rows);
+use OrbitClients;
+use OrbitLoad qw(load_schema load_rows load_side held_prepare held_rows);
 use OrbitKill;
 use OrbitNode qw(orbit_node);
 
@@ -29,62 +29,10 @@ $node->safe_psql('postgres', load_schema($clients));
 is($node->safe_psql('postgres', q{SELECT string_agg(DISTINCT amname, ',') FROM pg_class c JOIN pg_am a ON a.oid = relam WHERE relname LIKE 'kill%' AND relkind = 'r'}),
 	'orbit', 'the tables are orbit tables');
 my $server = OrbitKill->new($node);
-my $conn = $node->connstr('postgres');
-my $tmp = $PostgreSQL::Test::Utils::tmp_check;
-my @last = (0) x ($clients + 1);    # last acknowledged transaction of each client
+my $load = OrbitClients->new($node->connstr('postgres'), $clients);
+my $last = $load->{last};
 my ($held, $held_committed) = (0, 0);    # number of the transaction that lasts, 0: none; last one committed
 my $held_number = 0;
-
-# ---- the load ------------------------------------------------------------------------
-
-sub start_psql
-{
-	my ($name, $sql) = @_;
-	open(my $fh, '>', "$tmp/$name.sql") or die $!;
-	print $fh $sql;
-	close $fh;
-	my $pid = fork() // die "fork: $!";
-	return $pid if $pid;
-	open(STDIN, '<', "$tmp/$name.sql");
-	open(STDOUT, '>', "$tmp/$name.out");
-	open(STDERR, '>', "$tmp/$name.err");
-	exec('psql', '-X', '-q', '-A', '-t', '-v', 'ON_ERROR_STOP=1', '-d', $conn) or _exit(1);
-}
-
-sub start_load
-{
-	my @pids = map { start_psql("client$_", load_script($_, $last[$_] + 1, $last[$_] + $batch)) } 1 .. $clients;
-	push @pids, start_psql('chores', load_chores(50));
-	return @pids;
-}
-
-# What the clients were told, and why they ended: nothing but a lost server may end them.
-sub end_load
-{
-	my (@pids) = @_;
-	my @strange;
-	my $until = time + 60;
-	for my $pid (@pids)
-	{
-		while (waitpid($pid, POSIX::WNOHANG()) == 0)
-		{
-			if (time > $until)
-			{
-				push @strange, 'a client hangs';
-				kill 'KILL', $pid;
-			}
-			sleep 0.01;
-		}
-	}
-	for my $client (1 .. $clients)
-	{
-		my $out = slurp_file("$tmp/client$client.out");
-		my ($done) = $out =~ /done (\d+)\n(?!.*done)/s;
-		$last[$client] = $done if defined $done;
-	}
-	push @strange, grep { /ERROR|PANIC/ } map { split /\n/, slurp_file("$tmp/$_.err") } 'chores', map { "client$_" } 1 .. $clients;
-	return @strange;
-}
 
 # ---- the check -------------------------------------------------------------------------
 
@@ -96,8 +44,8 @@ my $indexes = q{SELECT count(bt_index_check(c.oid, true)) > 0 FROM pg_class c JO
 sub check_client
 {
 	my ($client, $n, @got) = @_;
-	return "client $client: transaction $last[$client] was acknowledged, the table is at $n"
-	  unless $n =~ /^\d+$/ and ($n == $last[$client] or $n == $last[$client] + 1);
+	return "client $client: transaction $last->[$client] was acknowledged, the table is at $n"
+	  unless $n =~ /^\d+$/ and ($n == $last->[$client] or $n == $last->[$client] + 1);
 	my @want = (load_rows($client, $n), load_side($client, $n));
 	my @bad;
 	for my $i (0 .. 3)
@@ -106,7 +54,7 @@ sub check_client
 		push @bad, sprintf("client %d at %d: %s by %s\n%s\nand not\n%s", $client, $n, ('rows', 'side table')[ $i % 2 ],
 			('scan', 'index')[ $i / 2 ], $got[$i], $want[ $i % 2 ]);
 	}
-	$last[$client] = $n;
+	$last->[$client] = $n;
 	return @bad;
 }
 
@@ -167,17 +115,17 @@ $server->start;
 while ($done < $kills)
 {
 	my $mode = $modes[ $done % @modes ];
-	my @before = @last;
-	my @pids = start_load();
+	my @before = @$last;
+	$load->start($batch);
 	sleep 0.1 + rand 0.8;
 	$server->kill_some($mode);
-	my @strange = end_load(@pids);
+	my @strange = $load->end(60);
 	my $again = $server->recover($mode);
 	$done += 1 + $again;
 	$again = $again ? ', again in recovery' : '';
 	my @bad = (@strange, check(1));
-	$transactions += $last[$_] - $before[$_] for 1 .. $clients;
-	ok(!@bad, "kill $done: $mode$again, transactions " . join(' ', @last[ 1 .. $clients ])) or diag(join("\n", @bad));
+	$transactions += $last->[$_] - $before[$_] for 1 .. $clients;
+	ok(!@bad, "kill $done: $mode$again, transactions " . join(' ', @$last[ 1 .. $clients ])) or diag(join("\n", @bad));
 	$server->give_up('no more kills: the next ones would hide the cause') if @bad;
 }
 cmp_ok($transactions, '>', 10 * $kills, "the load did something: $transactions transactions");

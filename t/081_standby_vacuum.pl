@@ -83,6 +83,15 @@ like($err, qr/canceling statement due to conflict with recovery|terminating conn
 $reader->kill_kill;
 is(on_standby('SELECT count(*), min(id) FROM t'), '50|951', 'the standby has what the primary has');
 
+# ---- files are frozen here before anybody asks, when they are as old as VACUUM would have them
+my $jobs = on_standby('SELECT jobs FROM orbit_stat_reclaim()');
+$standby->append_conf('postgresql.conf', 'vacuum_freeze_min_age = 1000');
+$standby->reload;
+on_standby('SELECT orbit_flush()');
+sql('INSERT INTO t VALUES (2000); SELECT orbit_flush()');
+ok($standby->poll_query_until('postgres', "SELECT jobs > $jobs FROM orbit_stat_reclaim()"), 'the standby freezes old files of its own accord');
+sql('DELETE FROM t WHERE id = 2000');
+
 # ---- the commit log
 my $segment = $standby->data_dir . '/pg_xact/0000';
 ok(-e $segment, 'the standby has the oldest part of the commit log');

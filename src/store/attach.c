@@ -41,6 +41,7 @@ StoreShmemInit(void)
 		pg_atomic_init_u32(&store_shared->ready, 0);
 		pg_atomic_init_u64(&store_shared->flushed_lsn, 0);
 		pg_atomic_init_u64(&store_shared->covered_redo, 0);
+		pg_atomic_init_u32(&store_shared->flushed_timeline, 0);
 		pg_atomic_init_u64(&store_shared->instance, 0);
 		pg_atomic_init_u64(&store_shared->reached, 0);
 		pg_atomic_init_u64(&store_shared->logged_storage, 1);
@@ -167,6 +168,12 @@ XLogRecPtr
 StoreFlushedLsn(void)
 {
 	return pg_atomic_read_u64(&store_shared->flushed_lsn);
+}
+
+TimeLineID
+StoreFlushedTimeline(void)
+{
+	return pg_atomic_read_u32(&store_shared->flushed_timeline);
 }
 
 uint64

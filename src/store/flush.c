@@ -73,15 +73,20 @@ FlushWalOfEnds(void)
 		XLogFlush(GetCurrentReplayRecPtr(NULL));
 }
 
+/*
+ * The timeline beside F.  Redo may begin on an older one than F is of, and an ingest that moves nothing
+ * must not say so (worker_history.c).
+ */
 static TimeLineID
 CurrentTimeline(void)
 {
 	TimeLineID	tli = 0;
 
 	if (!RecoveryInProgress())
-		return GetWALInsertionTimeLine();
-	(void) GetXLogReplayRecPtr(&tli);
-	return tli;
+		tli = GetWALInsertionTimeLine();
+	else
+		(void) GetXLogReplayRecPtr(&tli);
+	return Max(tli, StoreFlushedTimeline());
 }
 
 /* ---- key/value families ---------------------------------------------------------------- */

@@ -192,6 +192,7 @@ LoadFlushed(KvDb *db)
 	pg_atomic_write_u64(&store_shared->instance, instance);
 	(void) StoreRaiseAtomic(&store_shared->flushed_lsn, f.flushed_lsn);
 	(void) StoreRaiseAtomic(&store_shared->covered_redo, f.covered_redo);
+	pg_atomic_write_u32(&store_shared->flushed_timeline, f.timeline);
 	StoreSetNextStorage(f.next_storage);
 }
 

@@ -239,6 +239,8 @@ extern OrbitStorageId StoreFirstStorage(void);
 
 /* F: end of the last record held by RocksDB.  A record is replayed iff it ends after it. */
 extern XLogRecPtr StoreFlushedLsn(void);
+/* Of F as it was when RocksDB was opened; 0: nothing was ever flushed. */
+extern TimeLineID StoreFlushedTimeline(void);
 extern XLogRecPtr StoreCoveredRedo(void);
 
 /*

@@ -42,6 +42,7 @@ typedef struct StoreShared
 	pg_atomic_uint32 ready;
 	pg_atomic_uint64 flushed_lsn;	/* F */
 	pg_atomic_uint64 covered_redo;
+	pg_atomic_uint32 flushed_timeline;	/* that F was last written on; 0: not known */
 	pg_atomic_uint64 instance;
 	pg_atomic_uint64 reached;	/* what REACHED says */
 	pg_atomic_uint64 logged_storage;	/* storage ids below may be in use; raised

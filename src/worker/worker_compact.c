@@ -667,6 +667,8 @@ WorkerCompactStep(TimestampTz now)
 	Choose(now, &h, &choice);
 	if (choice.file >= 0)
 		(void) WorkerStartJob(choice.file, choice.level, choice.share, now);
+	else
+		(void) WorkerFreezeEarly(&compact.files, &h, now);
 }
 
 void

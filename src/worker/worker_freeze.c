@@ -6,11 +6,17 @@
  * none is left.  It gives up when that leads nowhere: an old transaction holds the horizon back, or a
  * lock of a running one lies below a version.  The answer proves nothing by itself: VACUUM reads the files'
  * summaries.
+ *
+ * On a standby nobody runs VACUUM, but replay waits when the primary's commit log was truncated, until
+ * nothing here needs what goes.  So that little is left to do then, the worker of a standby freezes files of
+ * its own accord once they are as old as those that VACUUM would freeze.
  */
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "commands/vacuum.h"
 #include "miscadmin.h"
+#include "postmaster/autovacuum.h"
 #include "storage/ipc.h"
 #include "utils/timestamp.h"
 
@@ -22,6 +28,8 @@
 #define RECHECK_MS		1000	/* a waiter looks this often whether the worker still exists */
 #define SETTLE_MS		2000	/* for transactions to settle; then it is tried without */
 #define FRUITLESS		3		/* jobs that froze no file */
+#define EARLY_REST_MS	(5 * 60 * 1000) /* after early ones that froze none */
+#define EARLY_AGE		(1 << 20)	/* transactions in a segment of the commit log, which goes as a whole */
 
 /* ---- backends ------------------------------------------------------------------------ */
 
@@ -255,4 +263,56 @@ WorkerFreezeStep(const WorkerFiles *files, const WorkerHorizon *h, TimestampTz n
 	if (request.job)
 		request.fruitless++;
 	return true;
+}
+
+/* ---- a standby's own ---------------------------------------------------------------------- */
+
+/* As VACUUM's: what began so many transactions before the horizon is frozen. */
+static uint64
+EarlyLimit(const WorkerHorizon *h)
+{
+	uint64		age = Max(Min(vacuum_freeze_min_age, autovacuum_freeze_max_age / 2), EARLY_AGE);
+
+	return h->limit > age ? Min(h->limit - age, h->settled) : 0;
+}
+
+/* The horizon must know the fates down to the file's oldest transaction. */
+static bool
+IsOld(const KvFile *f, const WorkerHorizon *h, uint64 limit)
+{
+	uint64		oldest;
+
+	if (!f->has_summary || f->summary.unfrozen == 0 || f->level == 0 || f->compacting)
+		return false;
+	oldest = WorkerFullXid(f->summary.oldest_unfrozen);
+	return oldest < limit && oldest >= h->base;
+}
+
+bool
+WorkerFreezeEarly(const WorkerFiles *files, const WorkerHorizon *h, TimestampTz now)
+{
+	static int	last = INT_MAX; /* how many were old when the last job began */
+	static TimestampTz rest = 0;
+	uint64		limit = EarlyLimit(h);
+	int			first = -1;
+	int			old = 0;
+
+	if (!RecoveryInProgress() || now < rest)
+		return false;
+	for (int i = files->n - 1; i >= 0; i--)
+	{
+		if (!IsOld(&files->f[i], h, limit))
+			continue;
+		first = i;
+		old++;
+	}
+	if (old >= last)
+	{
+		/* the last one froze nothing, or files came meanwhile: not in a circle */
+		last = INT_MAX;
+		rest = TimestampTzPlusMilliseconds(now, EARLY_REST_MS);
+		return false;
+	}
+	last = old == 0 ? INT_MAX : old;
+	return old > 0 && WorkerStartJob(first, KV_BOTTOM, 0, now);
 }

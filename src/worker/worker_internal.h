@@ -206,6 +206,8 @@ extern void WorkerFreezeAnswer(bool done);
 extern void WorkerFreezeJobDone(KvCode code);
 /* True: nothing else is to be compacted now. */
 extern bool WorkerFreezeStep(const WorkerFiles *files, const WorkerHorizon *h, TimestampTz now);
+/* In recovery, when nothing else is to be done: freezes an old file, if there is one. */
+extern bool WorkerFreezeEarly(const WorkerFiles *files, const WorkerHorizon *h, TimestampTz now);
 
 /* The slot of a freeze request, without waiting; for the startup process. */
 extern bool WorkerFreezeTake(OrbitStorageId storage, TransactionId limit);
@@ -256,5 +258,10 @@ extern bool WorkerBackupNeeds(uint64 serial);
 
 /* worker_recovery.c: the startup process's side. */
 extern void WorkerRecoveryInit(void);
+
+/* worker_history.c, in the startup process: FATAL if RocksDB is of another history. */
+struct XLogReaderState;
+extern void WorkerCheckHistory(void);	/* redo begins */
+extern void WorkerCheckSwitch(struct XLogReaderState *record);	/* before redo of it */
 
 #endif							/* ORBIT_WORKER_INTERNAL_H */

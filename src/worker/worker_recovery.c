@@ -2,7 +2,7 @@
  * worker_recovery.c: what the startup process does for orbit.
  *
  *	redo begins		bring the worker up and wait until it has opened RocksDB: redo asks
- *					which records it already holds.
+ *					which records it already holds, and whether it is of this history.
  *	redo waits for room in the write buffers	see that the worker is there.
  *	redo of a checkpoint record		everything before its redo pointer must be in
  *					RocksDB before the original function may note it as the place of
@@ -180,6 +180,7 @@ RedoBegin(void)
 	before_shmem_exit(NoteTargetShutdown, 0);
 	while (!StoreIsReady())
 		Nap(&told, "to open RocksDB");
+	WorkerCheckHistory();
 }
 
 static void
@@ -221,6 +222,7 @@ XlogRedo(XLogReaderState *record)
 		memcpy(&checkpoint, XLogRecGetData(record), sizeof(checkpoint));
 		CoverCheckpoint(checkpoint.redo, checkpoint.ThisTimeLineID);
 	}
+	WorkerCheckSwitch(record);
 	original_xlog_redo(record);
 }
 

@@ -1,9 +1,10 @@
 # A server that is killed again and again, and started by hand.
 #
-#   my $server = OrbitKill->new($node);    stops the node; from here on it is ours
+#   my $server = OrbitKill->new($node, [wal levels]);    stops the node; from here on it is ours
 #   $server->start; $server->kill_some($mode); $server->recover($mode); $server->query($sql);
 #
-# Modes: backend, worker, other (of PostgreSQL's own processes), postmaster, all.
+# Modes: backend, worker, other (of PostgreSQL's own processes), postmaster, all; of a standby
+# startup, walreceiver and walsender too.
 package OrbitKill;
 
 use strict;
@@ -17,10 +18,11 @@ my @servers;
 
 sub new
 {
-	my ($class, $node) = @_;
+	my ($class, $node, @levels) = @_;
 	$node->stop;
 	my $log = sprintf('%s/%s_killed.log', $PostgreSQL::Test::Utils::log_path, $node->name);
-	my $self = bless { data => $node->data_dir, conn => $node->connstr('postgres'), log => $log }, $class;
+	my $self = bless { data => $node->data_dir, conn => $node->connstr('postgres'), log => $log,
+		levels => @levels ? \@levels : [ 'minimal', 'replica' ] }, $class;
 	push @servers, $self;
 	return $self;
 }
@@ -49,7 +51,7 @@ sub give_up
 sub pg_ctl_start
 {
 	my ($self, $how) = @_;
-	my $level = ('minimal', 'replica')[ rand 2 ];
+	my $level = $self->{levels}[ rand @{ $self->{levels} } ];
 	return system("pg_ctl -D '$self->{data}' -l '$self->{log}' -o '-c wal_level=$level' $how start >/dev/null 2>&1") == 0;
 }
 
@@ -85,16 +87,24 @@ sub stop
 my %victim = (
 	backend => qr/postgres: \S+ postgres /,
 	worker => qr/orbit storage worker/,
+	startup => qr{postgres: startup},
+	walreceiver => qr/walreceiver/,
+	walsender => qr/walsender/,
 	other => qr/checkpointer|walwriter|background writer|autovacuum worker/);
 
 sub kill_one
 {
-	my ($postmaster, $pattern) = @_;
-	my %title = children($postmaster);
-	my @pids = grep { $title{$_} =~ $pattern } sort keys %title;
-	my $pid = $pids[ rand @pids ] // return;
-	kill 'KILL', $pid;
-	return $pid;
+	my ($postmaster, $pattern, $patience) = @_;
+	my $until = time + ($patience // 0);
+	while (1)
+	{
+		my %title = children($postmaster);
+		my @pids = grep { $title{$_} =~ $pattern } sort keys %title;
+		my $pid = $pids[ rand @pids ];
+		return $pid if defined $pid and kill 'KILL', $pid;
+		return if time >= $until;
+		sleep 0.05;
+	}
 }
 
 sub kill_some
@@ -103,7 +113,7 @@ sub kill_some
 	my $postmaster = postmaster_pid($self->{data}) // $self->give_up('no postmaster');
 	if ($mode eq 'all') { kill_all($self->{data}) }
 	elsif ($mode eq 'postmaster') { kill 'KILL', $postmaster }
-	else { kill_one($postmaster, $victim{$mode}) // $self->give_up("no $mode to be killed") }
+	else { kill_one($postmaster, $victim{$mode}, 20) // $self->give_up("no $mode to be killed") }
 	return;
 }
 
@@ -144,6 +154,8 @@ sub recover
 	while (not $self->is_up)
 	{
 		$self->give_up('the server does not come back') if time > $until;
+		# without its startup process a standby ends
+		$self->start unless defined postmaster_pid($self->{data});
 		sleep 0.05;
 	}
 	return 0;
@@ -168,7 +180,8 @@ sub query
 sub queries
 {
 	my ($self, @sql) = @_;
-	my @out = split /^;;\n/m, $self->query(join('', map { "$_;\n\\echo ;;\n" } @sql)) . "\n";
+	my @out = split /^;;\n/m, $self->query(join('', map { "$_;\n\\echo ;;\n" } @sql)) . "\n", -1;
+	pop @out if @out > 1;    # behind the last mark
 	chomp @out;
 	return @out;
 }

@@ -55,15 +55,16 @@ CREATE FUNCTION orbit_stop_point_waiters(name TEXT) RETURNS INT
 	return $node;
 }
 
-# A standby of a node, which is stopped for a moment: base backups do not carry RocksDB's files.
+# A standby of a node (which may be one itself), which is stopped for a moment: base backups do not carry RocksDB's files.
 sub orbit_standby
 {
-	my ($node) = @_;
+	my ($node, $name) = @_;
+	$name //= 'standby';
 	$node->stop('fast');
-	$node->backup_fs_cold('cold');
+	$node->backup_fs_cold($name);
 	$node->start;
-	my $standby = PostgreSQL::Test::Cluster->new('standby');
-	$standby->init_from_backup($node, 'cold', has_streaming => 1);
+	my $standby = PostgreSQL::Test::Cluster->new($name);
+	$standby->init_from_backup($node, $name, has_streaming => 1);
 	$standby->start;
 	return $standby;
 }
