@@ -75,8 +75,19 @@ sub twin_ok
 	}
 }
 
+# Files are compacted at random, all the time, or when it is worth it.
+sub compactions
+{
+	my ($threshold, $delay) = @_;
+	$node{orbit}->append_conf('postgresql.conf',
+		"orbit.reclaim_threshold = $threshold\norbit.reclaim_delay = $delay\n");
+	$node{orbit}->reload;
+	return;
+}
+
 for my $seed (@seeds)
 {
+	compactions($seed % 2 ? (0, 0) : (5, q{'500ms'}));
 	twin_ok('session', $seed, script($seed, $statements));
 	twin_ok('duel', $seed, duel($seed, int($statements / 3)));
 }

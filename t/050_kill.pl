@@ -112,8 +112,15 @@ sub check
 my @modes = qw(backend worker postmaster all backend worker all other);
 my ($done, $transactions) = (0, 0);
 $server->start;
+my $compactions = 0;
 while ($done < $kills)
 {
+	# in the second half files are compacted at random, all the time
+	if ($done >= $kills / 2 and not $compactions++)
+	{
+		$server->query($_) for 'ALTER SYSTEM SET orbit.reclaim_threshold = 0',
+		  'ALTER SYSTEM SET orbit.reclaim_delay = 0', 'SELECT pg_reload_conf()';
+	}
 	my $mode = $modes[ $done % @modes ];
 	my @before = @$last;
 	$load->start($batch);

@@ -241,10 +241,10 @@ extern bool KvCompactStart(KvDb *db, const uint64_t *numbers, int n, int level, 
 extern bool KvCompactPoll(KvDb *db, uint64_t *read, uint64_t *written, KvStatus *st);
 
 /*
- * Drops the files that hold nothing but pages of this dead storage; the rest of them goes when
- * compactions meet it.  Level 0 is left alone.
+ * Drops the files that hold nothing but pages of these dead storages, in one step; the rest of them
+ * goes when compactions meet it.  Level 0 is left alone.
  */
-extern void KvDropStorage(KvDb *db, OrbitStorageId storage, KvStatus *st);
+extern void KvDropStorages(KvDb *db, const OrbitStorageId *storages, int n, KvStatus *st);
 
 /* Rewrites the range down to the lowest level; returns when done. */
 extern void KvCompactRange(KvDb *db, OrbitFamily f, const char *begin, size_t beginlen,

@@ -11,6 +11,9 @@
  */
 #include <stdio.h>
 
+#include <array>
+#include <vector>
+
 #include <rocksdb/convenience.h>
 
 #include "kv/rocks.h"
@@ -138,20 +141,26 @@ KvCompactPoll(KvDb *db, uint64_t *read, uint64_t *written, KvStatus *st)
 }
 
 void
-KvDropStorage(KvDb *db, OrbitStorageId storage, KvStatus *st)
+KvDropStorages(KvDb *db, const OrbitStorageId *storages, int n, KvStatus *st)
 {
 	Guarded(st, [&]() -> Status {
-		char		from[CODEC_PAGE_KEY_SIZE];
-		char		to[CODEC_PAGE_KEY_SIZE];
-		Slice		first(from, sizeof from);
-		Slice		last(to, sizeof to);
+		std::vector<std::array<char, CODEC_PAGE_KEY_SIZE>> keys(2 * n);
+		std::vector<Slice> slices;
+		std::vector<rocksdb::RangePtr> ranges;
 		SignalGuard guard;
 
-		if (!db->primary || storage == ORBIT_INVALID_STORAGE)
-			return Status::InvalidArgument("not a storage that can be dropped");
-		CodecPageKey(from, storage, 0);
-		CodecPageKey(to, storage, UINT32_MAX);
-		return rocksdb::DeleteFilesInRange(db->inst->db, db->inst->families[ORBIT_PG_DATA],
-										   &first, &last);
+		for (int i = 0; i < n; i++)
+		{
+			if (!db->primary || storages[i] == ORBIT_INVALID_STORAGE)
+				return Status::InvalidArgument("not a storage that can be dropped");
+			CodecPageKey(keys[2 * i].data(), storages[i], 0);
+			CodecPageKey(keys[2 * i + 1].data(), storages[i], UINT32_MAX);
+		}
+		for (const auto &key : keys)
+			slices.emplace_back(key.data(), key.size());
+		for (int i = 0; i < n; i++)
+			ranges.emplace_back(&slices[2 * i], &slices[2 * i + 1]);
+		return rocksdb::DeleteFilesInRanges(db->inst->db, db->inst->families[ORBIT_PG_DATA],
+											ranges.data(), ranges.size());
 	});
 }

@@ -118,7 +118,8 @@ FamilyOptions(const KvDb &db, int family, ColumnFamilyOptions *out)
 	c.level_compaction_dynamic_level_bytes = true;
 	c.target_file_size_base = db.FileBytes();
 	c.max_bytes_for_level_base = 4 * db.FileBytes();
-	c.level0_file_num_compaction_trigger = 4;
+	/* the worker unites files of pg_data before (worker_compact.c) */
+	c.level0_file_num_compaction_trigger = family == ORBIT_PG_INDEXES ? 4 : 8;
 	c.ttl = 0;
 	c.periodic_compaction_seconds = 0;	/* the worker says when (a filter turns it on) */
 	if (family == ORBIT_PG_DATA)
@@ -133,8 +134,6 @@ FamilyOptions(const KvDb &db, int family, ColumnFamilyOptions *out)
 	}
 	else if (family == ORBIT_PG_INDEXES)
 		c.prefix_extractor = NewIndexPrefix();
-	else
-		c.level0_file_num_compaction_trigger = 8;	/* a tiny file a flush */
 	*out = c;
 	return s;
 }

@@ -53,6 +53,7 @@ typedef struct CounterEntry
 	BlockNumber persisted;
 	int32		next;			/* in its bucket, or in the free list */
 	bool		recent;			/* used since the clock's hand passed; a hint */
+	BlockNumber absent;			/* pages known to be gone */
 } CounterEntry;
 
 typedef struct CounterPartition
@@ -224,6 +225,7 @@ Insert(CounterPartition *p, OrbitStorageId storage, BlockNumber next_page)
 	pg_atomic_write_u64(&e->word, MakeWord(next_page, 0, 0));
 	e->persisted = next_page;
 	e->recent = true;
+	e->absent = 0;
 	e->next = *bucket;
 	*bucket = i;
 }
@@ -440,6 +442,32 @@ StorePageCount(OrbitStorageId storage)
 	}
 }
 
+void
+StoreNoteAbsent(OrbitStorageId storage, BlockNumber absent)
+{
+	CounterEntry *e;
+
+	LWLockAcquire(LockOf(storage), LW_EXCLUSIVE);
+	e = Find(PartitionOf(storage), storage);
+	if (e != NULL)
+		e->absent = Max(e->absent, Min(absent, WordNeed(pg_atomic_read_u64(&e->word))));
+	LWLockRelease(LockOf(storage));
+}
+
+BlockNumber
+StoreAbsentPages(OrbitStorageId storage)
+{
+	CounterEntry *e;
+	BlockNumber absent = 0;
+
+	LWLockAcquire(LockOf(storage), LW_SHARED);
+	e = Find(PartitionOf(storage), storage);
+	if (e != NULL)
+		absent = e->absent;
+	LWLockRelease(LockOf(storage));
+	return absent;
+}
+
 /*
  * The whole page counts as used: insertion after the end of recovery begins with
  * a fresh one.  What has been noted once stays so, in the table or in RocksDB,
@@ -476,6 +504,22 @@ StoreCountersNeed(OrbitStorageId storage)
 		need = WordNeed(pg_atomic_read_u64(&e->word));
 	LWLockRelease(LockOf(storage));
 	return need;
+}
+
+BlockNumber
+StoreUnflushedPages(OrbitStorageId storage, BlockNumber *count)
+{
+	CounterEntry *e;
+	BlockNumber from;
+
+	*count = StorePageCount(storage);
+	from = *count;				/* not in the table: all is flushed */
+	LWLockAcquire(LockOf(storage), LW_SHARED);
+	e = Find(PartitionOf(storage), storage);
+	if (e != NULL)
+		from = Min(from, e->persisted);
+	LWLockRelease(LockOf(storage));
+	return from;
 }
 
 void

@@ -1,6 +1,7 @@
 /*
  * files.c: what the SST files of a storage tell without being read: which pages may hold
- * rows that VACUUM has to look at, and from which transaction on entries are unfrozen.
+ * rows that VACUUM has to look at, from which transaction on entries are unfrozen, and where
+ * there are pages at all.
  *
  * A file's summary was made when it was written, of all it holds; what follows from one is true
  * of every page in it.  Nothing is known of pages that lie in write buffers only: the
@@ -11,8 +12,12 @@
 #include <stdlib.h>
 
 #include "access/transam.h"
+#include "miscadmin.h"
 
 #include "store/store_internal.h"
+
+/* So few pages are looked up one by one, if they are less than half of the numbers in question. */
+#define EXACT_PAGES		16384
 
 /* malloc'ed by KvListFiles; kept here so that an ERROR in between frees it next time. */
 static KvFile *listed = NULL;
@@ -94,6 +99,16 @@ NoteUnfrozen(const KvFile *f, StoreFileFacts *facts)
 		facts->oldest_unfrozen = f->summary.oldest_unfrozen;
 }
 
+static StorePageRange
+RangeOf(const KvFile *f, OrbitStorageId storage)
+{
+	StorePageRange r;
+
+	r.first = f->first_storage == storage ? f->first_page : 0;
+	r.last = f->last_storage == storage ? f->last_page : ORBIT_MAX_PAGE;
+	return r;
+}
+
 void
 StoreGetFileFacts(OrbitStorageId storage, StoreFileFacts *facts)
 {
@@ -106,16 +121,129 @@ StoreGetFileFacts(OrbitStorageId storage, StoreFileFacts *facts)
 	for (int i = 0; i < n; i++)
 	{
 		const KvFile *f = &listed[i];
-		StorePageRange *r = &facts->ranges[facts->nranges];
 
 		NoteUnfrozen(f, facts);
-		if (!MayHoldDead(f))
-			continue;
-		r->first = f->first_storage == storage ? f->first_page : 0;
-		r->last = f->last_storage == storage ? f->last_page : ORBIT_MAX_PAGE;
-		facts->nranges++;
+		if (MayHoldDead(f))
+			facts->ranges[facts->nranges++] = RangeOf(f, storage);
 	}
 	facts->nranges = UniteRanges(facts->ranges, facts->nranges);
 	free(listed);
 	listed = NULL;
+}
+
+/* ---- where there are pages ----------------------------------------------------------- */
+
+/* Numbers from the page count on are none. */
+static void
+CountMap(StorePageMap *map, BlockNumber count)
+{
+	int			n = 0;
+
+	map->pages = 0;
+	for (int i = 0; i < map->nranges && map->ranges[i].first < count; i++)
+	{
+		map->ranges[i].last = Min(map->ranges[i].last, count - 1);
+		map->pages += map->ranges[i].last - map->ranges[i].first + 1;
+		n++;
+	}
+	map->nranges = n;
+}
+
+static void
+AddPage(StorePageMap *map, int *cap, BlockNumber page)
+{
+	StorePageRange *last = map->nranges > 0 ? &map->ranges[map->nranges - 1] : NULL;
+
+	map->pages++;
+	if (last != NULL && last->last + 1 == page)
+	{
+		last->last = page;
+		return;
+	}
+	if (map->nranges == *cap)
+	{
+		*cap *= 2;
+		map->ranges = repalloc(map->ranges, *cap * sizeof(StorePageRange));
+	}
+	map->ranges[map->nranges].first = map->ranges[map->nranges].last = page;
+	map->nranges++;
+}
+
+/* Reads all pages of the map; what is not there is taken out of it. */
+static void
+LookUpPages(OrbitStorageId storage, StorePageMap *map)
+{
+	static CodecBuf buf;		/* static: nothing to free on ERROR */
+	StorePageMap exact = {0};
+	int			cap = 64;
+
+	exact.ranges = palloc(cap * sizeof(StorePageRange));
+	for (int i = 0; i < map->nranges; i++)
+	{
+		StoreScan  *s = StoreScanBegin(storage, map->ranges[i].first, map->ranges[i].last,
+									   false, NULL);
+		BlockNumber page;
+
+		while (StoreScanNext(s, &page, &buf))
+		{
+			CHECK_FOR_INTERRUPTS();
+			AddPage(&exact, &cap, page);
+		}
+		StoreScanEnd(s);
+	}
+	pfree(map->ranges);
+	*map = exact;
+}
+
+void
+StoreGetPageMap(OrbitStorageId storage, StorePageMap *map)
+{
+	BlockNumber count;
+	BlockNumber unflushed = StoreUnflushedPages(storage, &count);
+	int			n = ListFiles(storage);
+	uint64		pages = count - unflushed;
+	bool		known = true;
+
+	map->ranges = palloc((n + 1) * sizeof(StorePageRange));
+	for (int i = 0; i < n; i++)
+	{
+		map->ranges[i] = RangeOf(&listed[i], storage);
+		pages += listed[i].summary.pages;
+		known = known && listed[i].has_summary;
+	}
+	free(listed);
+	listed = NULL;
+	if (unflushed < count)
+	{
+		map->ranges[n].first = unflushed;
+		map->ranges[n++].last = count - 1;
+	}
+	map->nranges = UniteRanges(map->ranges, n);
+	CountMap(map, count);
+	if (known && pages <= EXACT_PAGES && pages < map->pages / 2)
+		LookUpPages(storage, map);
+	map->before = palloc(Max(map->nranges, 1) * sizeof(BlockNumber));
+	for (int i = 0; i < map->nranges; i++)
+		map->before[i] = i == 0 ? 0 : map->before[i - 1] +
+			(map->ranges[i - 1].last - map->ranges[i - 1].first + 1);
+	StoreNoteAbsent(storage, count - map->pages);
+}
+
+BlockNumber
+StoreMapPage(const StorePageMap *map, BlockNumber i)
+{
+	int			low = 0;
+	int			high = map->nranges - 1;
+
+	Assert(i < map->pages);
+	while (low < high)
+	{
+		int			middle = high - (high - low) / 2;
+
+		if (map->before[middle] <= i)
+			low = middle;
+		else
+			high = middle - 1;
+	}
+	return map->ranges[low].first + (i - map->before[low]);
 }

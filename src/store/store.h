@@ -183,6 +183,23 @@ typedef struct StoreFileFacts
 
 extern void StoreGetFileFacts(OrbitStorageId storage, StoreFileFacts *facts);
 
+/*
+ * Where a storage's pages are: all that exist lie in these ranges, but not every number in them need
+ * have a page.  Told by the files, and by what has not been flushed yet.  Where few pages are left of
+ * many they are looked up one by one, and the ranges are exact.
+ */
+typedef struct StorePageMap
+{
+	StorePageRange *ranges;		/* palloc'ed; ascending, disjoint */
+	int			nranges;
+	BlockNumber *before;		/* palloc'ed: numbers in the ranges before each */
+	BlockNumber pages;			/* numbers in all ranges together */
+} StorePageMap;
+
+extern void StoreGetPageMap(OrbitStorageId storage, StorePageMap *map);
+/* The i-th number of the map, i < map->pages. */
+extern BlockNumber StoreMapPage(const StorePageMap *map, BlockNumber i);
+
 /* ---- key/value records (pg_tables, pg_metadata) ----------------------------------------- */
 
 extern bool StoreKvGet(OrbitFamily family, const char *key, Size keylen, CodecBuf *out);
@@ -216,6 +233,12 @@ extern void StoreEstimateBytes(const OrbitStorageId *storages, int n, uint64 *by
 extern int	StoreAllocRows(OrbitStorageId storage, const uint32 *bytes, int want,
 						   BlockNumber *page, int *first);
 extern BlockNumber StorePageCount(OrbitStorageId storage);	/* pages ever begun */
+/*
+ * So many of these are known to be gone; they do not come back.  A hint for estimates, forgotten
+ * by a restart and when the storage has not been used for long.
+ */
+extern void StoreNoteAbsent(OrbitStorageId storage, BlockNumber absent);
+extern BlockNumber StoreAbsentPages(OrbitStorageId storage);
 /* Redo: page:slot exists. */
 extern void StoreNoteRow(OrbitStorageId storage, BlockNumber page, int slot);
 /* The storage is gone and nobody can name it any more: takes its entry out of the table (worker). */

@@ -52,6 +52,9 @@ typedef struct TamScan
 	/* bitmap scan */
 	int			bitmap_next;	/* next of tbmres->offsets */
 	bool		bitmap_single;	/* few rows wanted: fetched one by one, without the page */
+
+	/* ANALYZE */
+	struct TamAnalyze *analyze; /* NULL before the first page */
 } TamScan;
 
 /* ---- tam_scan.c ------------------------------------------------------------- */
@@ -96,6 +99,9 @@ extern bool TamAnalyzeNextBlock(TableScanDesc scan, BlockNumber blockno,
 extern bool TamAnalyzeNextTuple(TableScanDesc scan, TransactionId oldest_xmin,
 								double *liverows, double *deadrows,
 								TupleTableSlot *slot);
+extern void TamAnalyzeEnd(TamScan *s);
+/* Where to draw a sample from; false: most page numbers have a page, the table is taken as it is. */
+extern bool TamSampleMap(TamScan *s, StorePageMap *map);
 
 /* ---- tam_prefetch.c --------------------------------------------------------------- */
 
@@ -147,6 +153,7 @@ typedef struct VacuumCounts
 {
 	BlockNumber pages;
 	BlockNumber scanned;
+	bool		complete;		/* all that there are, not a sample */
 	double		live;
 	double		recently_dead;
 	double		dead;

@@ -130,4 +130,6 @@ TamEstimateSize(Relation rel, int32 *attr_widths, BlockNumber *pages,
 									   OVERHEAD_BYTES_PER_ROW, USABLE_BYTES_PER_PAGE);
 	/* the density guessed for a table without statistics knows no limit of slots */
 	*tuples = Min(*tuples, (double) *pages * ORBIT_MAX_SLOT);
+	/* density is that of all pages ever begun, a scan reads those that are left */
+	*pages -= Min(*pages, StoreAbsentPages(RowStorage(rel)));
 }

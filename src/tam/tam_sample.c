@@ -16,6 +16,9 @@
 /* Up to so many rows of a page are fetched one by one instead of copying the page. */
 #define BITMAP_SINGLE_ROWS		4
 
+/* A table that never had more pages is sampled as it is: PostgreSQL looks at all of it. */
+#define MAP_MIN_PAGES			1024
+
 /* ---- bitmap heap scan ---------------------------------------------------------- */
 
 /*
@@ -169,10 +172,88 @@ TamSampleNextTuple(TableScanDesc scan, SampleScanState *scanstate, TupleTableSlo
 
 /* ---- ANALYZE ------------------------------------------------------------------------- */
 
+/*
+ * PostgreSQL draws block numbers from all pages ever begun.  Where most of those are gone (a queue,
+ * a table of which the older part was deleted) it would meet none of the rest.  So each
+ * number drawn stands for one of the pages that are left: numbers 0 to P - 1 are divided evenly
+ * among the n of them, in order.
+ *
+ * A page is met once for each of its numbers that is drawn.  Its rows are offered to the sample the
+ * first time only, or they would seem to be repeated.  But they are counted each time, as n / P of a
+ * row: PostgreSQL multiplies what it counts by P / numbers drawn, and the expectation is the number of rows.
+ */
+typedef struct TamAnalyze
+{
+	bool		mapped;			/* false: a number stands for itself */
+	StorePageMap map;
+	double		weight;			/* n / P, or 1 */
+	BlockNumber rank;			/* of the page, among those left */
+	bool		again;			/* it has been offered */
+	double		live;			/* what it counts for */
+	double		dead;
+} TamAnalyze;
+
+bool
+TamSampleMap(TamScan *s, StorePageMap *map)
+{
+	if (s->npages < MAP_MIN_PAGES)
+		return false;
+	StoreGetPageMap(s->storage, map);
+	if (map->pages < s->npages / 2)
+		return true;
+	pfree(map->ranges);
+	pfree(map->before);
+	return false;
+}
+
+static TamAnalyze *
+AnalyzeBegin(TamScan *s)
+{
+	TamAnalyze *a = MemoryContextAllocZero(s->context, sizeof(TamAnalyze));
+	MemoryContext old = MemoryContextSwitchTo(s->context);
+
+	a->weight = 1;
+	a->rank = InvalidBlockNumber;
+	a->mapped = TamSampleMap(s, &a->map);
+	if (a->mapped)
+		a->weight = (double) a->map.pages / s->npages;
+	MemoryContextSwitchTo(old);
+	return a;
+}
+
+void
+TamAnalyzeEnd(TamScan *s)
+{
+	if (s->analyze != NULL && s->analyze->mapped)
+	{
+		pfree(s->analyze->map.ranges);
+		pfree(s->analyze->map.before);
+	}
+	if (s->analyze != NULL)
+		pfree(s->analyze);
+	s->analyze = NULL;
+}
+
 bool
 TamAnalyzeNextBlock(TableScanDesc scan, BlockNumber blockno, BufferAccessStrategy bstrategy)
 {
-	return TamLoadPage((TamScan *) scan, blockno);
+	TamScan    *s = (TamScan *) scan;
+	TamAnalyze *a = s->analyze;
+	BlockNumber rank;
+
+	if (a == NULL)
+		a = s->analyze = AnalyzeBegin(s);
+	if (!a->mapped)
+		return TamLoadPage(s, blockno);
+	if (a->map.pages == 0 || blockno >= s->npages)
+		return false;
+	rank = (BlockNumber) ((uint64) blockno * a->map.pages / s->npages);
+	a->again = rank == a->rank;
+	if (a->again)
+		return a->live > 0 || a->dead > 0;
+	a->rank = rank;
+	a->live = a->dead = 0;
+	return TamLoadPage(s, StoreMapPage(&a->map, rank));
 }
 
 typedef struct AnalyzeRow
@@ -226,21 +307,29 @@ TamAnalyzeNextTuple(TableScanDesc scan, TransactionId oldest_xmin,
 					double *liverows, double *deadrows, TupleTableSlot *slot)
 {
 	TamScan    *s = (TamScan *) scan;
+	TamAnalyze *a = s->analyze;
 
-	while (++s->chain < s->page->page.nchains)
+	while (!a->again && ++s->chain < s->page->page.nchains)
 	{
 		AnalyzeRow	row = {0};
 		StoreChain	c;
 
 		TamOpenRow(s, s->chain, &c);
 		RowForEachVersion(&c, oldest_xmin, CountForAnalyze, &row);
-		*liverows += row.live;
-		*deadrows += row.dead;
+		a->live += row.live * a->weight;
+		a->dead += row.dead * a->weight;
+		*liverows += row.live * a->weight;
+		*deadrows += row.dead * a->weight;
 		if (row.sampled)
 		{
 			RowStoreSlot(slot, s->rel, &row.sample, s->page);
 			return true;
 		}
+	}
+	if (a->again)
+	{
+		*liverows += a->live;
+		*deadrows += a->dead;
 	}
 	ExecClearTuple(slot);
 	return false;

@@ -109,6 +109,7 @@ TamScanEnd(TableScanDesc scan)
 	ClosePages(s);
 	if (s->page)
 		RowPageRelease(s->page);
+	TamAnalyzeEnd(s);
 	if (scan->rs_rd != s->rel)
 		pfree(scan->rs_rd);
 	if (scan->rs_key)

@@ -86,17 +86,24 @@ static void
 CountRows(Relation rel, TransactionId oldest_xmin, VacuumCounts *counts)
 {
 	BlockNumber sample;
+	BlockNumber pages;
 	TableScanDesc scan = table_beginscan_analyze(rel);
 	TamScan    *s = (TamScan *) scan;
+	StorePageMap map;
+	bool		mapped = TamSampleMap(s, &map);
 
 	memset(counts, 0, sizeof(*counts));
 	counts->pages = s->npages;
+	pages = mapped ? map.pages : s->npages;
 	pgstat_progress_update_param(PROGRESS_VACUUM_TOTAL_HEAP_BLKS, counts->pages);
-	sample = Min(counts->pages, VACUUM_SAMPLE_PAGES);
+	sample = Min(pages, VACUUM_SAMPLE_PAGES);
+	counts->complete = sample == pages;
 	for (BlockNumber i = 0; i < sample; i++)
 	{
-		BlockNumber page = SamplePage(counts->pages, i, sample);
+		BlockNumber page = SamplePage(pages, i, sample);
 
+		if (mapped)
+			page = StoreMapPage(&map, page);
 		vacuum_delay_point();
 		if (TamLoadPage(s, page))
 			CountPage(s, oldest_xmin, counts);
@@ -105,9 +112,9 @@ CountRows(Relation rel, TransactionId oldest_xmin, VacuumCounts *counts)
 	}
 	table_endscan(scan);
 
-	if (counts->scanned < counts->pages)
+	if (!counts->complete)
 	{
-		double		factor = (double) counts->pages / counts->scanned;
+		double		factor = (double) pages / counts->scanned;
 
 		counts->live = floor(counts->live * factor + 0.5);
 		counts->recently_dead = floor(counts->recently_dead * factor + 0.5);

@@ -282,7 +282,7 @@ TamVacuumDeadRows(VacuumState *v)
 void
 TamVacuumCleanupIndexes(VacuumState *v)
 {
-	bool		estimated = v->counts.scanned < v->counts.pages;
+	bool		estimated = !v->counts.complete;
 	double		rows = v->counts.live + v->counts.recently_dead;
 
 	if (v->params->index_cleanup == VACOPTVALUE_DISABLED || v->failsafe)

@@ -25,6 +25,11 @@
  * next level in use is not the lowest one, level 0 goes there first, all of it; what
  * comes out is cut at storages and is judged file by file.
  *
+ * Each flush adds a file to level 0, and a few rows changed all over a table overlap all of it.  RocksDB
+ * would rewrite the next level with every fourth flush, however small.  So from LEVEL0_FILES on they
+ * are united among themselves until together they are 1 / LEVEL0_SHARE of what they overlap below; RocksDB
+ * comes in at twice as many files, when the worker has something else to do.
+ *
  * orbit.reclaim_threshold = 0 takes files at random, all the time: for tests.
  */
 #include "postgres.h"
@@ -44,6 +49,9 @@
 #define LOOK_MAX_MS			5000	/* between two lists of the files, when anything changed */
 #define LOOK_MIN_MS			100
 #define PATIENCE			10
+#define LEVEL0_FILES		4		/* half of RocksDB's trigger (kv/rocks_open.cpp) */
+#define LEVEL0_SHARE		8
+#define LEVEL0_BYTES		(UINT64CONST(32) << 20) /* no more: one file must come out */
 #define AGAIN_MS			100		/* another compaction is in the way */
 #define BACKOFF_MS			60000	/* after an error */
 #define SPARE_BYTES			(UINT64CONST(64) << 20)	/* of disk, that a job leaves free */
@@ -62,6 +70,8 @@ typedef struct Job
 	double		share;			/* promised */
 	uint64		newest;			/* greatest file number when it began */
 	WorkerKeyRange range;
+	int			level;			/* where to */
+	TimestampTz seen;			/* the first of its files */
 } Job;
 
 typedef struct CompactState
@@ -85,6 +95,7 @@ typedef struct CompactState
 
 	Job			job;
 	bool		disappointed;	/* by the last job, whose files are not yet known */
+	bool		united;			/* level 0, by the last job */
 } CompactState;
 
 static CompactState compact;
@@ -170,6 +181,22 @@ FromLastJob(const KvFile *f)
 	return f->number > compact.job.newest && f->level != 0 && Overlaps(f, &compact.job.range);
 }
 
+static void
+NoteNewFile(KnownFile *k, int i, TimestampTz now)
+{
+	const KvFile *f = &compact.files.f[i];
+
+	k->number = f->number;
+	k->seen = now;
+	k->not_before = 0;
+	/* what was united in level 0 is as old as its oldest part, and older than all flushed since */
+	if (compact.united && f->number > compact.job.newest && i == compact.files.level_end[0] - 1)
+		k->seen = compact.job.seen;
+	if (compact.disappointed && FromLastJob(f))
+		k->not_before = TimestampTzPlusMilliseconds(now, (int64) PATIENCE *
+													Max(orbit_reclaim_delay, 1000));
+}
+
 /* Carries over what is known of files that are still there. */
 static bool
 UpdateKnown(TimestampTz now)
@@ -198,19 +225,12 @@ UpdateKnown(TimestampTz now)
 		if (before != NULL)
 			*k = *before;
 		else
-		{
-			k->number = files->f[i].number;
-			k->seen = now;
-			k->not_before = 0;
-			if (compact.disappointed && FromLastJob(&files->f[i]))
-				k->not_before = TimestampTzPlusMilliseconds(now, (int64) PATIENCE *
-															Max(orbit_reclaim_delay, 1000));
-		}
+			NoteNewFile(k, i, now);
 	}
 	compact.nknown = files->n;
 	if (files->n > 1)
 		qsort(compact.known, files->n, sizeof(KnownFile), CompareKnown);
-	compact.disappointed = false;
+	compact.disappointed = compact.united = false;
 	free(old);
 	return true;
 }
@@ -505,6 +525,26 @@ Consider(int i, int level, const WorkerHorizon *h, TimestampTz now, Choice *best
 	best->share = share;
 }
 
+/* Level 0 when it has come to so many files: into one, or into the next level in use. */
+static bool
+ChooseLevelZero(int base, Choice *best)
+{
+	Closure		own;
+	Closure		all;
+
+	if (compact.files.level_end[0] < LEVEL0_FILES)
+		return false;
+	TakeClosure(&own, 0, 0);
+	TakeClosure(&all, 0, base);
+	best->level = own.bytes < LEVEL0_BYTES &&
+		own.bytes * LEVEL0_SHARE < all.bytes - own.bytes ? 0 : base;
+	if (own.busy || (best->level != 0 && all.busy) ||
+		!RoomFor(best->level == 0 ? own.bytes : all.bytes))
+		return false;
+	best->file = 0;
+	return true;
+}
+
 /* A file at random, into the lowest level or the next in use. */
 static void
 ChooseAny(Choice *best)
@@ -518,8 +558,8 @@ ChooseAny(Choice *best)
 	best->share = 0;
 	if (pg_prng_bool(&pg_global_prng_state))
 		best->level = Max(WorkerBaseLevel(), files->f[best->file].level);
-	if (best->level == 0)
-		best->level = KV_BOTTOM;
+	if (files->f[best->file].level == 0 && pg_prng_bool(&pg_global_prng_state))
+		best->level = 0;
 }
 
 static void
@@ -537,6 +577,8 @@ Choose(TimestampTz now, const WorkerHorizon *h, Choice *best)
 		compact.waiting = true;
 		return;
 	}
+	if (ChooseLevelZero(base, best))
+		return;
 	for (int i = 0; i < files->n; i++)
 		Consider(i, files->f[i].level == 0 ? base : KV_BOTTOM, h, now, best);
 }
@@ -555,10 +597,19 @@ WorkerStartJob(int file, int level, double share, TimestampTz now)
 	job->newest = 0;
 	for (int i = 0; i < files->n; i++)
 		job->newest = Max(job->newest, files->f[i].number);
+	job->seen = now;
 	for (int i = 0; i < c.n; i++)
+	{
+		KnownFile  *k;
+
 		compact.numbers[i] = files->f[compact.members[i]].number;
+		k = FindKnown(compact.known, compact.nknown, compact.numbers[i]);
+		if (k != NULL)
+			job->seen = Min(job->seen, k->seen);
+	}
 	job->range = c.range;
 	job->share = share;
+	job->level = level;
 	OrbitStopPoint("compact-before-start");
 	job->running = KvCompactStart(worker.db, compact.numbers, c.n, level, &st);
 	if (job->running)
@@ -610,8 +661,9 @@ PollJob(TimestampTz now)
 	totals.jobs++;
 	totals.read += read;
 	totals.written += written;
-	compact.disappointed = orbit_reclaim_threshold > 0 &&
+	compact.disappointed = orbit_reclaim_threshold > 0 && job->share > 0 &&
 		written > read * (1 - job->share / 4);
+	compact.united = job->level == 0;
 	OrbitStopPoint("compact-after-job");
 	return false;
 }

@@ -21,15 +21,27 @@
 
 #define SLICE_US			3000	/* one turn of the main loop spends no more */
 #define SLICE_CHECK			16	/* storages between two looks at the clock */
+#define DROP_BATCH			256		/* storages whose files are deleted in one step */
 #define FORGET_BATCH		1000	/* records deleted by one ingest */
 #define REPORT_MS			30000
 
-/* worker.dead, and beside it: was KvDropStorage called? */
+typedef enum DeadState
+{
+	DEAD_FOUND,
+	DEAD_DROPPED,				/* files with nothing else in them are deleted */
+	DEAD_FORGOTTEN				/* no page is left; its records are in `gathered` */
+} DeadState;
+
+/* worker.dead, and what was done about each. */
 static OrbitStorageId *dead = NULL;
-static bool *dropped = NULL;
+static uint8 *states = NULL;
 static int	max_dead = 0;
 static int	reap_from = 0;		/* the next one that may have lost its last page */
 static bool reap_again = false; /* from the start, when the end is reached */
+
+/* Records to be deleted by one ingest, ascending; they are gathered over many slices. */
+static WorkerRecordKeys gathered;
+static int	nforgotten = 0;
 
 /* ---- helpers of both files --------------------------------------------------------------- */
 
@@ -136,60 +148,72 @@ WorkerAddDead(OrbitStorageId storage)
 	int			max = max_dead;
 
 	/* both arrays have the same size; out of memory: it will be found again */
-	if (!WorkerGrow((void **) &dropped, worker.ndead, &max, sizeof(bool)) ||
+	if (!WorkerGrow((void **) &states, worker.ndead, &max, sizeof(uint8)) ||
 		!WorkerGrow((void **) &dead, worker.ndead, &max_dead, sizeof(OrbitStorageId)))
 		return;
 	memmove(&dead[i + 1], &dead[i], (worker.ndead - i) * sizeof(OrbitStorageId));
-	memmove(&dropped[i + 1], &dropped[i], (worker.ndead - i) * sizeof(bool));
+	memmove(&states[i + 1], &states[i], (worker.ndead - i) * sizeof(uint8));
 	dead[i] = storage;
-	dropped[i] = false;
+	states[i] = DEAD_FOUND;
 	worker.ndead++;
+	if (i < reap_from)
+		reap_from++;			/* what is gathered stays ascending */
 	ListChanged();
 	ereport(DEBUG1, (errmsg_internal("orbit storage " UINT64_FORMAT " is dead", storage)));
 }
 
 static void
-RemoveDead(const bool *forgotten)
+RemoveForgotten(void)
 {
 	int			n = 0;
+	int			from = reap_from;
 
 	for (int i = 0; i < worker.ndead; i++)
 	{
-		if (forgotten[i])
+		if (states[i] == DEAD_FORGOTTEN)
+		{
+			from -= i < reap_from;
 			continue;
+		}
 		dead[n] = dead[i];
-		dropped[n] = dropped[i];
+		states[n] = states[i];
 		n++;
 	}
 	worker.ndead = n;
+	reap_from = from;
 	ListChanged();
 }
 
 /* ---- pages ------------------------------------------------------------------------------------ */
 
-/* Whole files at once; compactions do the rest. */
+/* Whole files at once, those of many storages in one step; compactions do the rest. */
 static bool
-DropSlice(TimestampTz start)
+DropFiles(void)
 {
-	int			done = 0;
+	KvStatus	st = {KV_OK, ""};
+	OrbitStorageId batch[DROP_BATCH];
+	int			end = 0;
+	int			n = 0;
 
-	for (int i = 0; i < worker.ndead; i++)
+	for (; end < worker.ndead && n < DROP_BATCH; end++)
 	{
-		KvStatus	st = {KV_OK, ""};
-
-		if (dropped[i])
-			continue;
-		KvDropStorage(worker.db, worker.dead[i], &st);
-		if (st.code != KV_OK)
-		{
-			WorkerStoragesFailed(&st, "could not delete files of a dropped storage");
-			return false;
-		}
-		dropped[i] = true;
-		reap_again = true;
-		if (WorkerSliceIsOver(start, ++done))
-			break;
+		if (states[end] == DEAD_FOUND)
+			batch[n++] = worker.dead[end];
 	}
+	if (n == 0)
+		return true;
+	KvDropStorages(worker.db, batch, n, &st);
+	if (st.code != KV_OK)
+	{
+		WorkerStoragesFailed(&st, "could not delete files of dropped storages");
+		return false;
+	}
+	for (int i = 0; i < end; i++)
+	{
+		if (states[i] == DEAD_FOUND)
+			states[i] = DEAD_DROPPED;
+	}
+	reap_again = true;
 	return true;
 }
 
@@ -246,44 +270,65 @@ AddRecordsOf(WorkerRecordKeys *k, OrbitStorageId storage)
 	return ok && st.code == KV_OK;
 }
 
-/* Those of dead storages that have no page left. */
+/* The ingest.  On failure they are gathered anew. */
+static bool
+DeleteGathered(void)
+{
+	WorkerRecordKeys keys = gathered;
+
+	memset(&gathered, 0, sizeof(gathered));
+	if (nforgotten == 0)
+		return true;
+	nforgotten = 0;
+	OrbitStopPoint("storages-before-forget");
+	if (WorkerDeleteRecords(&keys))
+	{
+		OrbitStopPoint("storages-after-forget");
+		RemoveForgotten();
+		return true;
+	}
+	for (int i = 0; i < worker.ndead; i++)
+	{
+		if (states[i] == DEAD_FORGOTTEN)
+			states[i] = DEAD_DROPPED;
+	}
+	reap_again = true;
+	return false;
+}
+
+/*
+ * Gathers the records of dead storages that have no page left.  Each ingest costs several
+ * fsyncs, so there is one for all of them, or for FORGET_BATCH records.
+ */
 static bool
 ForgetSlice(TimestampTz start)
 {
-	WorkerRecordKeys keys = {0};
-	bool	   *forgotten = palloc0(worker.ndead * sizeof(bool));
-	int			nforgotten = 0;
 	int			done = 0;
 
-	/* ascending: a batch does not run over the end of the list */
-	for (; reap_from < worker.ndead && keys.n < FORGET_BATCH; reap_from++)
+	for (; reap_from < worker.ndead && gathered.n < FORGET_BATCH; reap_from++)
 	{
 		OrbitStorageId storage = worker.dead[reap_from];
 
 		if (WorkerSliceIsOver(start, ++done))
-			break;
-		if (!dropped[reap_from] || HasPages(storage))
+			return true;
+		if (states[reap_from] != DEAD_DROPPED || HasPages(storage))
 			continue;
-		if (!AddRecordsOf(&keys, storage))
+		if (!AddRecordsOf(&gathered, storage))
 		{
-			free(keys.keys);
+			/* some of its records may be in: begin anew */
+			gathered.n = 0;
+			for (int i = 0; i < worker.ndead; i++)
+				states[i] = Min(states[i], DEAD_DROPPED);
+			nforgotten = 0;
 			return false;
 		}
 		/* the counters first: a flush would write their record again */
 		StoreForgetCounters(storage);
 		WorkerForgetCleaned(storage);
-		forgotten[reap_from] = true;
+		states[reap_from] = DEAD_FORGOTTEN;
 		nforgotten++;
 	}
-	if (nforgotten == 0)
-		return true;
-	OrbitStopPoint("storages-before-forget");
-	if (!WorkerDeleteRecords(&keys))
-		return false;
-	OrbitStopPoint("storages-after-forget");
-	RemoveDead(forgotten);
-	reap_from -= nforgotten;
-	return true;
+	return DeleteGathered();
 }
 
 /*
@@ -296,7 +341,7 @@ NothingNew(void)
 	static uint64 compactions = 0;
 	KvPruned	pruned;
 
-	if (reap_from < worker.ndead)
+	if (reap_from < worker.ndead || nforgotten > 0)
 		return false;			/* in the middle of it */
 	KvGetPruned(worker.db, &pruned);
 	if (pruned.compactions == compactions && !reap_again)
@@ -314,7 +359,7 @@ WorkerReap(void)
 
 	if (worker.ndead == 0 || worker.dead_changed)
 		return true;			/* compactions must know first */
-	if (!DropSlice(start))
+	if (!DropFiles())
 		return false;
 	if (NothingNew() || ForgetSlice(start))
 		return true;

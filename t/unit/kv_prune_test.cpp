@@ -719,14 +719,23 @@ RandomCompaction(KvDb *db, uint64_t g, uint64_t *done, uint64_t *refused)
 	if (files.empty() || dice.Chance(40))
 		return;
 
-	const KvFile &f = files[dice(files.size())];
+	size_t		at = dice(files.size());
+	const KvFile &f = files[at];
+	vector<uint64_t> numbers = {f.number};
 	uint64_t	base = KV_BOTTOM;
 	int			level = KV_BOTTOM;
 
 	KvIntProperty(db, ORBIT_PG_DATA, "rocksdb.base-level", &base);
 	if (dice.Chance(30))
 		level = std::max<int>(base, f.level);
-	*done += KvCompactStart(db, &f.number, 1, level, &st);
+	if (f.level == 0 && dice.Chance(50))
+	{
+		/* within level 0: with all older ones */
+		level = 0;
+		for (size_t i = at + 1; i < files.size() && files[i].level == 0; i++)
+			numbers.push_back(files[i].number);
+	}
+	*done += KvCompactStart(db, numbers.data(), numbers.size(), level, &st);
 }
 
 /* ---- tests: the model ---------------------------------------------------------------------------- */
@@ -1097,6 +1106,7 @@ TestManyStorages()
 static void
 TestDrop()
 {
+	const OrbitStorageId dropped = 2;
 	string		dir = Fresh("drop"), value;
 	KvDb	   *db = Primary(dir);
 	KvBatch    *b = Begin(db);
@@ -1113,7 +1123,7 @@ TestDrop()
 	MergeEntry(b, 2, 5, 1, {CODEC_LOCK, 110, 2, 0, 0});
 	Commit(b);
 	CHECK(Files(db, 2, 2).size() > 3, "%zu files", Files(db, 2, 2).size());
-	KvDropStorage(db, 2, &st);
+	KvDropStorages(db, &dropped, 1, &st);
 	MUST(st);
 	CHECK(Only(Files(db, 2, 2)).operands == 2, "files of the dropped storage");
 	for (uint64_t s : {1, 3})
