@@ -207,8 +207,6 @@ for (1 .. 30)
 ok($reported, 'compaction: the log names the file');
 is(sql('SELECT count(*) FROM b'), 501, 'rows are read all the same');
 clear_faults($node);
-my $jobs = sql('SELECT jobs FROM orbit_stat_reclaim()');
-ok($node->poll_query_until('postgres', "SELECT jobs > $jobs FROM orbit_stat_reclaim()"), 'and it is done when they can be read');
 $node->append_conf('postgresql.conf', "orbit.reclaim_delay = '1h'\norbit.reclaim_threshold = 20\n");
 $node->reload;
 $session = OrbitSession->new($node, 'postgres', 60);
