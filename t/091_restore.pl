@@ -121,7 +121,7 @@ wait_done($node, 'SELECT pg_backup_start');
 sql(q{UPDATE t SET v = v WHERE id = 5; CHECKPOINT; UPDATE t SET v = v WHERE id = 6; CHECKPOINT});
 my $several = $node->basedir . '/several';
 run_or_die("cp -a --no-preserve=links '" . $node->data_dir . "' '$several' 2>/dev/null || true");
-$session->query_until(qr/end of label/, "\\t on\n\\a\n\\o $several/backup_label\nSELECT labelfile FROM pg_backup_stop(false);\n\\o\n\\echo end of label\n");
+$session->query_until(qr/end of label/, "\\o $several/backup_label\nSELECT labelfile FROM pg_backup_stop(false);\n\\o\n\\echo end of label\n");
 $session->quit;
 my $label = slurp_file("$several/backup_label");
 $label =~ s/\n+\z/\n/;

@@ -65,7 +65,7 @@ ok(frozen() < 1_000_000, 'while a backup runs relfrozenxid does not pass what it
 ok(-e $segment, 'the commit log stays');
 my $archive = $node->data_dir;
 system("cd '$archive' && tar cf - --exclude=./orbit --exclude=./pg_wal --exclude=postmaster.pid . | tar xf - -C '$data'") == 0 or die 'tar';
-$backup->query_until(qr/end of label/, "\\t on\n\\a\n\\o $data/backup_label\nSELECT labelfile FROM pg_backup_stop(false);\n\\o\n\\echo end of label\n");
+$backup->query_until(qr/end of label/, "\\o $data/backup_label\nSELECT labelfile FROM pg_backup_stop(false);\n\\o\n\\echo end of label\n");
 $backup->quit;
 my $label = slurp_file("$data/backup_label") =~ s/\n+\z/\n/r;
 open my $fh, '>', "$data/backup_label" or die;
