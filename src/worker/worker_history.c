@@ -41,16 +41,22 @@ Refuse(XLogRecPtr flushed, TimeLineID timeline, TimeLineID target, XLogRecPtr le
 			 errhint("Use pg_rewind, or make this server anew from a base backup.")));
 }
 
+/*
+ * Without a history file PostgreSQL takes a timeline for one without ancestors, and recovers; an
+ * older timeline beside F says nothing then.
+ */
 void
 WorkerCheckHistory(void)
 {
 	XLogRecPtr	flushed = StoreFlushedLsn();
 	TimeLineID	timeline = StoreFlushedTimeline();
+	List	   *history;
 	ListCell   *lc;
 
 	if (XLogRecPtrIsInvalid(flushed) || timeline == 0)
 		return;					/* new */
-	foreach(lc, readTimeLineHistory(recoveryTargetTLI))
+	history = readTimeLineHistory(recoveryTargetTLI);
+	foreach(lc, history)
 	{
 		TimeLineHistoryEntry *entry = (TimeLineHistoryEntry *) lfirst(lc);
 
@@ -60,7 +66,8 @@ WorkerCheckHistory(void)
 			return;
 		Refuse(flushed, timeline, recoveryTargetTLI, entry->end);
 	}
-	Refuse(flushed, timeline, recoveryTargetTLI, InvalidXLogRecPtr);
+	if (list_length(history) > 1 || timeline > recoveryTargetTLI)
+		Refuse(flushed, timeline, recoveryTargetTLI, InvalidXLogRecPtr);
 }
 
 /* The timeline that a record switches to; 0: it does not. */
