@@ -382,7 +382,10 @@ OwnGain(const KvFile *f)
 	return Max(gain, 0);
 }
 
-/* What the deltas of a file will replace below it. */
+/*
+ * What the deltas of a file will replace below it.  A compaction above the lowest level makes dead
+ * slots of delete marks: they stand for rows below just the same.
+ */
 static double
 GainBelow(const KvFile *f, double row_bytes)
 {
@@ -392,7 +395,7 @@ GainBelow(const KvFile *f, double row_bytes)
 		return 0;
 	if (f->summary.bytes > 0)
 		standing -= (double) f->summary.doomed_bytes / f->summary.bytes;
-	return f->operand_bytes * standing + f->summary.deletes * row_bytes;
+	return f->operand_bytes * standing + (f->summary.deletes + f->summary.deadslots) * row_bytes;
 }
 
 static bool
