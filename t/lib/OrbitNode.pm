@@ -3,6 +3,9 @@
 # the tests do to them: stop points, sessions in the background, kill -9.
 #
 # Whatever waits dies when it has waited for too long.
+#
+# With ORBIT_TEST_AM=heap the servers are plain ones, with heap tables: for tests that ask
+# for nothing that only orbit has.
 package OrbitNode;
 
 use strict;
@@ -18,6 +21,14 @@ our @EXPORT_OK = qw(orbit_node orbit_standby start_is_refused
   worker_pid wait_recovered postmaster_pid children kill_all kill_all_and_start);
 
 my $timeout = $PostgreSQL::Test::Utils::timeout_default;
+my $heap = ($ENV{ORBIT_TEST_AM} // 'orbit') eq 'heap';
+my @orbit_settings = (
+	q{shared_preload_libraries = 'orbit_fdw'},
+	q{default_table_access_method = 'orbit'},
+	q{orbit.write_buffer_size = '256kB'},
+	q{orbit.max_write_buffers = 3},
+	q{orbit.block_cache_size = '1MB'},
+	q{orbit.flush_interval = '200ms'});
 
 # orbit_node(name, [options of init,] settings...): initialized and started, with the
 # extension, and the stop points' functions in database postgres.
@@ -27,19 +38,10 @@ sub orbit_node
 	my %init = (allows_streaming => 0, ref $settings[0] ? %{ shift @settings } : ());
 	my $node = PostgreSQL::Test::Cluster->new($name);
 	$node->init(%init);
-	$node->append_conf(
-		'postgresql.conf', join("\n",
-			q{shared_preload_libraries = 'orbit_fdw'},
-			q{default_table_access_method = 'orbit'},
-			q{orbit.write_buffer_size = '256kB'},
-			q{orbit.max_write_buffers = 3},
-			q{orbit.block_cache_size = '1MB'},
-			q{orbit.flush_interval = '200ms'},
-			q{shared_buffers = '16MB'},
-			q{autovacuum_naptime = '1s'},
-			q{max_prepared_transactions = 20},
-			@settings, ''));
+	$node->append_conf('postgresql.conf', join("\n", $heap ? () : @orbit_settings,
+			q{shared_buffers = '16MB'}, q{autovacuum_naptime = '1s'}, q{max_prepared_transactions = 20}, @settings, ''));
 	$node->start;
+	return $node if $heap;
 	$node->safe_psql('template1', 'CREATE EXTENSION orbit_fdw');
 	$node->safe_psql(
 		'postgres', q{
