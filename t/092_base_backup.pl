@@ -12,7 +12,8 @@ use OrbitBackup qw(backup_node load_start load_stop load_for done_count copy_is_
 use OrbitNode qw(start_is_refused);
 
 srand($ENV{ORBIT_SEED} // 1);
-my $node = backup_node('primary');
+# No snapshot is kept but for the backups.
+my $node = backup_node('primary', q{orbit.snapshot_keep = '1s'});
 my $base = $node->backup_dir;
 my %at_least;    # transactions that had been committed when the copy was begun
 

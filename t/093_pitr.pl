@@ -13,7 +13,7 @@ use OrbitBackup qw(backup_node load_start load_stop load_for done_count mark cop
 use OrbitNode qw(start_is_refused);
 
 srand($ENV{ORBIT_SEED} // 1);
-my $node = backup_node('primary', { has_archiving => 1 }, q{archive_timeout = '5s'});
+my $node = backup_node('primary', { has_archiving => 1 }, q{archive_timeout = '5s'}, q{orbit.snapshot_keep = '1s'});
 my $base = $node->backup_dir;
 my $archive = $node->archive_dir;
 my %done;    # transactions committed before each mark

@@ -12,7 +12,7 @@ use Test::More;
 use OrbitBackup qw(backup_node load_start load_stop load_for done_count mark copy_is_right adopt has_orbit run_ok run_fails write_file);
 
 srand($ENV{ORBIT_SEED} // 1);
-my $node = backup_node('primary', 'archive_mode = on', q{archive_timeout = '10s'}, q{orbit.reclaim_threshold = 20});
+my $node = backup_node('primary', 'archive_mode = on', q{archive_timeout = '10s'}, q{orbit.reclaim_threshold = 20}, q{orbit.snapshot_keep = '1s'});
 my $base = PostgreSQL::Test::Utils::tempdir();
 my $config = "$base/pgbackrest.conf";
 my @rest = ('pgbackrest', "--config=$config", '--stanza=orbit', '--log-level-console=warn');
