@@ -61,6 +61,8 @@ sql('DELETE FROM t WHERE id % 10 <> 0');
 is(index_entries(), 2000, 'the index has entries of the live rows only');
 sound('after VACUUM');
 # pages of dead rows alone vanish once the record of VACUUM is known and a compaction has met them
+$node->append_conf('postgresql.conf', q{orbit.reclaim_delay = '1s'});
+$node->reload;
 my $pages = sql(q{SELECT pages FROM orbit_verify('t')});
 sql('DELETE FROM t WHERE id <= 10000; VACUUM t; SELECT orbit_flush()');
 my $until = time + 30;
@@ -70,6 +72,8 @@ while (time < $until and sql(q{SELECT pages FROM orbit_verify('t')}) > $pages * 
 	sleep 0.5;
 }
 cmp_ok(sql(q{SELECT pages FROM orbit_verify('t')}), '<=', $pages * 0.6, "of $pages pages those without live rows are gone");
+$node->append_conf('postgresql.conf', q{orbit.reclaim_delay = '1min'});
+$node->reload;
 sound('after compaction');
 
 # ---- relfrozenxid
