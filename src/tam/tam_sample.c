@@ -31,7 +31,9 @@ TamBitmapNextBlock(TableScanDesc scan, struct TBMIterateResult *tbmres)
 	TamScan    *s = (TamScan *) scan;
 	BlockNumber pageno = tbmres->blockno;
 
+	/* the executor asks for rows of a page that is passed over, too: there are none */
 	s->bitmap_next = 0;
+	s->bitmap_single = false;
 	s->page_valid = false;
 
 	/*
