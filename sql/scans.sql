@@ -127,3 +127,16 @@ SELECT count(*), max(id) FROM e;
 SELECT max(id) FROM e WHERE id < 10;
 INSERT INTO e VALUES (1, 1);
 SELECT * FROM e;
+
+-- A bitmap scan that began before the pages of some of its entries.
+CREATE TABLE scan_later (a INT, b INT);
+INSERT INTO scan_later SELECT CASE WHEN g IN (100, 200) THEN 1 ELSE 2 END, g FROM generate_series(1, 255) g;
+CREATE INDEX ON scan_later (a);
+BEGIN;
+SET LOCAL enable_seqscan = off;
+SET LOCAL enable_indexscan = off;
+DECLARE c CURSOR FOR SELECT * FROM scan_later WHERE a = 1;
+INSERT INTO scan_later SELECT 1, g FROM generate_series(256, 258) g;
+FETCH ALL FROM c;
+COMMIT;
+DROP TABLE scan_later;

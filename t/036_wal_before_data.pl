@@ -141,7 +141,7 @@ is(on_standby('SELECT flushed_lsn <= min_recovery_end_lsn FROM orbit_stat_storag
 # A lock is left out because its transaction's end was replayed, from behind the write buffer.  The worker's own
 # work moves the point as well, now and then.
 my $end;
-my $before = 'f';
+my $early = 'f';
 for my $key (7000 .. 7020)
 {
 	query(qq{CALL change(0, $key, 1); CHECKPOINT});
@@ -153,10 +153,10 @@ for my $key (7000 .. 7020)
 	query(q{COMMIT PREPARED 'p'});
 	$end = query('SELECT pg_current_wal_flush_lsn()');
 	$node->wait_for_catchup($standby);
-	$before = on_standby("SELECT min_recovery_end_lsn < '$end' FROM pg_control_recovery()");
-	last if $before eq 't';
+	$early = on_standby("SELECT min_recovery_end_lsn < '$end' FROM pg_control_recovery()");
+	last if $early eq 't';
 }
-is($before, 't', 'recovery might end before the commit of a locker');
+is($early, 't', 'recovery might end before the commit of a locker');
 on_standby('SELECT orbit_flush()');
 is(on_standby("SELECT min_recovery_end_lsn >= '$end' FROM pg_control_recovery()"), 't',
 	'not after a flush that left out its lock');

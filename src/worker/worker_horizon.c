@@ -340,6 +340,32 @@ RaiseBase(uint64 base)
 	return start;
 }
 
+/*
+ * Where the commit log was truncated beyond the limit, fates up to there can never be read; but nobody needs
+ * them: the truncation waits until no file names them as unfrozen.  So the limit begins anew
+ * there.  It may lag so far behind when something held it back for long, a replication slot, say.
+ */
+static void
+SkipTruncated(void)
+{
+	HorizonState *h = &horizon;
+	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
+	uint64		oldest;
+
+	LWLockAcquire(XactTruncationLock, LW_SHARED);
+	oldest = FullXid(next, ShmemVariableCache->oldestClogXid);
+	LWLockRelease(XactTruncationLock);
+	oldest = Min(oldest, h->aim);
+	if (h->limit >= oldest)
+		return;
+	for (int i = 0; i < h->nchunks; i++)
+		free(h->chunks[i]);
+	h->nchunks = 0;
+	h->limit = h->base = h->want_base = oldest;
+	h->moved = GetCurrentTimestamp();
+	h->lists_changed = true;
+}
+
 /* Those that kv has for good need not be kept. */
 static void
 GiveChunksAway(void)
@@ -438,6 +464,7 @@ WorkerHorizonStep(TimestampTz now, bool at_once)
 		return false;
 	if (h->published == 0)
 		Begin();
+	SkipTruncated();
 
 	deadline = TimestampTzPlusMilliseconds(now, SLICE_US / 1000);
 	limit = ReadUp(deadline);
