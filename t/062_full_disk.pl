@@ -225,7 +225,7 @@ for my $case ([ 'write', '*MANIFEST*' ], [ 'sync', '*stage/*.sst' ])
 	my $left = '';
 	for my $try (1 .. 120)
 	{
-		sql("INSERT INTO load VALUES (-$try, 'z'); SELECT orbit_flush(); DELETE FROM load WHERE id = -$try");
+		sql("INSERT INTO load VALUES (-$try, 'z'); SELECT orbit_flush(); DELETE FROM load WHERE i = -$try");
 		$left = sql('SELECT count(*) FROM orbit_storages()');
 		last if $left == 3;
 		sleep 1;
