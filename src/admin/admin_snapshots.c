@@ -5,7 +5,6 @@
  */
 #include "postgres.h"
 
-#include <stdlib.h>
 #include <sys/stat.h>
 
 #include "fmgr.h"
@@ -18,23 +17,6 @@
 #include "store/store.h"
 
 PG_FUNCTION_INFO_V1(orbit_snapshots);
-
-static int
-CompareFiles(const void *a, const void *b)
-{
-	const StoreSnapshotFile *x = a;
-	const StoreSnapshotFile *y = b;
-
-	return x->number < y->number ? -1 : x->number > y->number;
-}
-
-static bool
-HasFile(const StoreSnapshot *s, uint64 number)
-{
-	StoreSnapshotFile key = {.number = number};
-
-	return bsearch(&key, s->files, s->nfiles, sizeof(key), CompareFiles) != NULL;
-}
 
 /* Has RocksDB given the file up?  Where there are no hard links this says yes of every file. */
 static bool
@@ -57,8 +39,8 @@ HeldOnlyBy(StoreSnapshot **all, int n, int i)
 	{
 		const StoreSnapshotFile *f = &all[i]->files[j];
 
-		if ((i > 0 && HasFile(all[i - 1], f->number)) ||
-			(i < n - 1 && HasFile(all[i + 1], f->number)))
+		if ((i > 0 && StoreSnapshotHasFile(all[i - 1], f->number)) ||
+			(i < n - 1 && StoreSnapshotHasFile(all[i + 1], f->number)))
 			continue;
 		if (OnlyInPool(f->number))
 			held += f->bytes;

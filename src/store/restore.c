@@ -295,26 +295,6 @@ MakeLive(const StoreSnapshot *s, const char *temp)
 	fsync_fname(temp, true);
 }
 
-static bool
-Names(const StoreSnapshot *s, uint64 number)
-{
-	int			low = 0;
-	int			high = s->nfiles;
-
-	while (low < high)
-	{
-		int			middle = (low + high) / 2;
-
-		if (s->files[middle].number == number)
-			return true;
-		if (s->files[middle].number < number)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return false;
-}
-
 static void
 RemoveOthers(const StoreSnapshot *s)
 {
@@ -329,7 +309,7 @@ RemoveOthers(const StoreSnapshot *s)
 	numbers = StoreListPool(&n);
 	for (int i = 0; i < n; i++)
 	{
-		if (!Names(s, numbers[i]))
+		if (!StoreSnapshotHasFile(s, numbers[i]))
 			StoreRemovePoolFile(numbers[i], true);
 	}
 }

@@ -104,6 +104,23 @@ CompareNumbers(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
+static int
+CompareSnapshotFiles(const void *a, const void *b)
+{
+	const StoreSnapshotFile *x = a;
+	const StoreSnapshotFile *y = b;
+
+	return x->number < y->number ? -1 : x->number > y->number;
+}
+
+bool
+StoreSnapshotHasFile(const StoreSnapshot *s, uint64 number)
+{
+	StoreSnapshotFile key = {.number = number};
+
+	return bsearch(&key, s->files, s->nfiles, sizeof(key), CompareSnapshotFiles) != NULL;
+}
+
 /* Whatever a directory holds that parse() has a number for, ascending.  No directory: nothing. */
 static uint64 *
 ListNumbers(const char *path, bool (*parse) (const char *name, uint64 *number), int *n)

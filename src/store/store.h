@@ -320,6 +320,8 @@ extern uint64 *StoreListSnapshots(int *n);
 extern uint64 *StoreListPool(int *n);
 /* NULL: it cannot be read, and *wrong (palloc'ed) says why.  Any process. */
 extern StoreSnapshot *StoreReadSnapshot(uint64 serial, char **wrong);
+/* Does it name this file? */
+extern bool StoreSnapshotHasFile(const StoreSnapshot *s, uint64 number);
 /* Which of its files are missing or have another size; NULL: none. */
 extern char *StoreSnapshotIncomplete(const StoreSnapshot *s);
 

@@ -58,15 +58,6 @@ static struct
 /* ---- the list ---------------------------------------------------------------------- */
 
 static int
-CompareFiles(const void *a, const void *b)
-{
-	const StoreSnapshotFile *x = a;
-	const StoreSnapshotFile *y = b;
-
-	return x->number < y->number ? -1 : x->number > y->number;
-}
-
-static int
 CompareNumbers(const void *a, const void *b)
 {
 	uint64		x = *(const uint64 *) a;
@@ -75,21 +66,13 @@ CompareNumbers(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-static bool
-HasFile(const StoreSnapshot *s, uint64 number)
-{
-	StoreSnapshotFile key = {.number = number};
-
-	return bsearch(&key, s->files, s->nfiles, sizeof(key), CompareFiles) != NULL;
-}
-
 /* Is the file named by a snapshot that is kept? */
 static bool
 InUse(uint64 number, void *arg)
 {
 	for (int i = snapshots.n - 1; i >= 0; i--)
 	{
-		if (HasFile(&snapshots.kept[i]->s, number))
+		if (StoreSnapshotHasFile(&snapshots.kept[i]->s, number))
 			return true;
 	}
 	return false;
@@ -376,7 +359,7 @@ MuchIsHeld(void)
 		for (int j = 0; j < s->nfiles; j++)
 		{
 			/* counted where it is met last */
-			if (s != newest && HasFile(&snapshots.kept[i + 1]->s, s->files[j].number))
+			if (s != newest && StoreSnapshotHasFile(&snapshots.kept[i + 1]->s, s->files[j].number))
 				continue;
 			if (bsearch(&s->files[j].number, live, n, sizeof(uint64), CompareNumbers) == NULL)
 				held += s->files[j].bytes;
