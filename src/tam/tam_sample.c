@@ -181,15 +181,16 @@ TamSampleNextTuple(TableScanDesc scan, SampleScanState *scanstate, TupleTableSlo
  * among the n of them, in order.
  *
  * A page is met once for each of its numbers that is drawn.  Its rows are offered to the sample the
- * first time only, or they would seem to be repeated.  But they are counted each time, as n / P of a
- * row: PostgreSQL multiplies what it counts by P / numbers drawn, and the expectation is the number of rows.
+ * first time only, or they would seem to be repeated.  But they are counted each time, as 1 / k of a
+ * row where k is how many numbers the page has: PostgreSQL multiplies what it counts by P / numbers
+ * drawn, so the expectation is the number of rows, and where all are drawn the count is exact.
  */
 typedef struct TamAnalyze
 {
 	bool		mapped;			/* false: a number stands for itself */
 	StorePageMap map;
-	double		weight;			/* n / P, or 1 */
 	BlockNumber rank;			/* of the page, among those left */
+	double		weight;			/* 1 / numbers of the page */
 	bool		again;			/* it has been offered */
 	double		live;			/* what it counts for */
 	double		dead;
@@ -217,10 +218,17 @@ AnalyzeBegin(TamScan *s)
 	a->weight = 1;
 	a->rank = InvalidBlockNumber;
 	a->mapped = TamSampleMap(s, &a->map);
-	if (a->mapped)
-		a->weight = (double) a->map.pages / s->npages;
 	MemoryContextSwitchTo(old);
 	return a;
+}
+
+/* The first of the numbers that stand for the page of this rank: the least b with b * n / P >= rank. */
+static uint64
+FirstNumber(const TamScan *s, BlockNumber rank)
+{
+	uint64		n = s->analyze->map.pages;
+
+	return ((uint64) rank * s->npages + n - 1) / n;
 }
 
 void
@@ -254,6 +262,7 @@ TamAnalyzeNextBlock(TableScanDesc scan, BlockNumber blockno, BufferAccessStrateg
 	if (a->again)
 		return a->live > 0 || a->dead > 0;
 	a->rank = rank;
+	a->weight = 1.0 / (FirstNumber(s, rank + 1) - FirstNumber(s, rank));
 	a->live = a->dead = 0;
 	return TamLoadPage(s, StoreMapPage(&a->map, rank));
 }
