@@ -156,6 +156,7 @@ my @steps = (
 	[ 'truncation', 'reset', stop('row_reset_done', 2) ],
 	[ 'dropped tables', 'drop', stop('storages-after-look', 1) ],
 	[ 'dropped tables', 'drop', stop('storages-before-confirm', 0) ],
+	[ 'dropped tables', 'drop', stop('storages-before-drop', 0) ],
 	[ 'dropped tables', 'drop', stop('storages-before-forget', 0) ],
 	[ 'dropped tables', 'drop', stop('storages-after-forget', 0) ]);
 

@@ -1,12 +1,13 @@
 /*
  * base/base.h: what every folder of the extension may use: settings, wait
- * events, lock tranches, TID helpers and test stop points.
+ * events, lock tranches, TID helpers, durations and test stop points.
  */
 #ifndef ORBIT_BASE_H
 #define ORBIT_BASE_H
 
 #include "postgres.h"
 
+#include "portability/instr_time.h"
 #include "storage/itemptr.h"
 #include "storage/lwlock.h"
 #include "utils/wait_event.h"
@@ -48,6 +49,37 @@ static inline void
 OrbitTidCanonical(ItemPointer dst, const ItemPointerData *src)
 {
 	OrbitTidSet(dst, OrbitTidPage(src), OrbitTidSlot(src), 0);
+}
+
+/* ---- durations ---------------------------------------------------------- */
+
+/*
+ * Microseconds on a clock that nobody sets (CLOCK_MONOTONIC), the same for all processes; 0: never.
+ * Every wait and deadline goes by it: a wall clock may jump, and would then let something wait for as
+ * long as it jumped, or be due at once.  Times that are shown or stored are TimestampTz.
+ */
+typedef int64 OrbitTime;
+
+static inline OrbitTime
+OrbitNow(void)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	return (OrbitTime) INSTR_TIME_GET_MICROSEC(now);
+}
+
+/* Have so many ms passed from `since` to `now`?  Since never: they have. */
+static inline bool
+OrbitElapsed(OrbitTime since, OrbitTime now, int64 ms)
+{
+	return since == 0 || now - since >= ms * 1000;
+}
+
+static inline OrbitTime
+OrbitLater(OrbitTime t, int64 ms)
+{
+	return t + ms * 1000;
 }
 
 /* ---- settings (settings.c) --------------------------------------------- */

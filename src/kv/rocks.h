@@ -179,11 +179,22 @@ void		StopJob(KvDb *db) noexcept;
 /* The file system below ours: RocksDB's own, in development builds with the faults of tests. */
 #ifdef ORBIT_DEV
 std::shared_ptr<rocksdb::FileSystem> BaseFileSystem(bool primary);
+/*
+ * False with ORBIT_NO_SYNC in the environment: files are not synced, for tests that end processes but no
+ * machine.
+ */
+bool		Syncs();
 #else
 inline std::shared_ptr<rocksdb::FileSystem>
 BaseFileSystem(bool)
 {
 	return rocksdb::FileSystem::Default();
+}
+
+inline bool
+Syncs()
+{
+	return true;
 }
 #endif
 

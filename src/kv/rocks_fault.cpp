@@ -9,6 +9,7 @@
 
 #include <fnmatch.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -185,13 +186,13 @@ class FaultyWritable : public rocksdb::FSWritableFileOwnerWrapper
 	IOStatus	Sync(const IOOptions &o, IODebugContext *dbg) override
 	{
 		return Call(primary_, ORBIT_FAULT_SYNC, path_, [&]() {
-			return FSWritableFileOwnerWrapper::Sync(o, dbg);
+			return Syncs() ? FSWritableFileOwnerWrapper::Sync(o, dbg) : IOStatus::OK();
 		});
 	}
 	IOStatus	Fsync(const IOOptions &o, IODebugContext *dbg) override
 	{
 		return Call(primary_, ORBIT_FAULT_SYNC, path_, [&]() {
-			return FSWritableFileOwnerWrapper::Fsync(o, dbg);
+			return Syncs() ? FSWritableFileOwnerWrapper::Fsync(o, dbg) : IOStatus::OK();
 		});
 	}
 
@@ -219,7 +220,7 @@ class FaultyDirectory : public rocksdb::FSDirectoryWrapper
 									const DirFsyncOptions &how) override
 	{
 		return Call(primary_, ORBIT_FAULT_SYNC, path_, [&]() {
-			return FSDirectoryWrapper::FsyncWithDirOptions(o, dbg, how);
+			return Syncs() ? FSDirectoryWrapper::FsyncWithDirOptions(o, dbg, how) : IOStatus::OK();
 		});
 	}
 
@@ -329,6 +330,14 @@ class FaultFs : public rocksdb::FileSystemWrapper
 };
 
 }								/* namespace */
+
+bool
+Syncs()
+{
+	static const bool syncs = getenv("ORBIT_NO_SYNC") == nullptr;
+
+	return syncs;
+}
 
 std::shared_ptr<rocksdb::FileSystem>
 BaseFileSystem(bool primary)

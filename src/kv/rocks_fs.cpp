@@ -364,7 +364,7 @@ SyncDirectory(const std::string &path)
 
 	if (fd < 0)
 		return ErrnoStatus("could not open directory", path, errno);
-	if (fsync(fd) != 0)
+	if (Syncs() && fsync(fd) != 0)
 		err = errno;
 	close(fd);
 	return err == 0 ? Status::OK() : ErrnoStatus("could not fsync directory", path, err);

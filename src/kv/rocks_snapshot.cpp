@@ -54,7 +54,7 @@ class File
 	Status Write(const char *buf, size_t len);
 	Status Sync()
 	{
-		return fsync(fd_) == 0 ? Status::OK() : ErrnoStatus("could not fsync", path_, errno);
+		return !Syncs() || fsync(fd_) == 0 ? Status::OK() : ErrnoStatus("could not fsync", path_, errno);
 	}
 	const std::string &Path() const { return path_; }
 

@@ -24,10 +24,9 @@
 #include "postgres.h"
 
 #include "access/xlogdefs.h"
-#include "datatype/timestamp.h"
 #include "storage/block.h"
 
-#include "base/ids.h"
+#include "base/base.h"
 #include "codec/codec.h"
 
 struct Latch;
@@ -188,7 +187,7 @@ typedef struct MembufArenaInfo
 	Size		used;			/* bytes reserved; 0: nothing was ever published */
 	XLogRecPtr	max_lsn;		/* end of the last record in it, 0 if none */
 	bool		sealed;
-	TimestampTz opened;			/* first reservation in it, 0 if none */
+	OrbitTime	opened;			/* first reservation in it, 0 if none */
 } MembufArenaInfo;
 
 extern void MembufGetRange(uint64 *oldest, uint64 *active);

@@ -13,7 +13,6 @@
 
 #include "miscadmin.h"
 #include "postmaster/startup.h"
-#include "utils/timestamp.h"
 
 #include "membuf/control.h"
 #include "membuf/section.h"
@@ -49,7 +48,7 @@ NoteOpened(Arena *a)
 	int64		none = 0;
 
 	if (ArenaLoad(&a->opened) == 0)
-		(void) __atomic_compare_exchange_n(&a->opened, &none, GetCurrentTimestamp(), false,
+		(void) __atomic_compare_exchange_n(&a->opened, &none, OrbitNow(), false,
 										   __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
 }
 

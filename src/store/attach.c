@@ -10,7 +10,6 @@
 #include "storage/latch.h"
 #include "storage/pmsignal.h"
 #include "storage/shmem.h"
-#include "utils/timestamp.h"
 
 #include "store/store_internal.h"
 
@@ -137,7 +136,7 @@ StoreNap(long ms)
 void
 StoreAttach(void)
 {
-	TimestampTz start;
+	OrbitTime	start;
 	int			timeout;
 
 	if (likely(StoreIsReady()))
@@ -150,10 +149,10 @@ StoreAttach(void)
 				 errhint("Start the server normally; its storage worker is needed.")));
 
 	timeout = AmStartupProcess() ? ATTACH_STARTUP_TIMEOUT_MS : ATTACH_TIMEOUT_MS;
-	start = GetCurrentTimestamp();
+	start = OrbitNow();
 	while (!StoreIsReady())
 	{
-		if (TimestampDifferenceExceeds(start, GetCurrentTimestamp(), timeout))
+		if (OrbitElapsed(start, OrbitNow(), timeout))
 			ereport(ERROR,
 					(errcode(ERRCODE_CANNOT_CONNECT_NOW),
 					 errmsg("the storage worker of orbit_fdw is not ready"),

@@ -29,7 +29,6 @@
 
 #include "miscadmin.h"
 #include "storage/shmem.h"
-#include "utils/timestamp.h"
 
 #include "store/store_internal.h"
 
@@ -318,18 +317,18 @@ Load(OrbitStorageId storage, uint64 evictions, BlockNumber *next_page)
 
 /* Nothing can be evicted before something is flushed.  No lock held. */
 static void
-WaitForFlush(TimestampTz *start, TimestampTz *switched)
+WaitForFlush(OrbitTime *start, OrbitTime *switched)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	OrbitTime now = OrbitNow();
 
 	if (*start == 0)
 		*start = now;
-	else if (TimestampDifferenceExceeds(*start, now, WAIT_TIMEOUT_MS))
+	else if (OrbitElapsed(*start, now, WAIT_TIMEOUT_MS))
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("too many tables have rows that are not yet flushed to RocksDB"),
 				 errhint("Look in the server log for why the storage worker does not flush, and try again.")));
-	if (*switched == 0 || TimestampDifferenceExceeds(*switched, now, SWITCH_EVERY_MS))
+	if (*switched == 0 || OrbitElapsed(*switched, now, SWITCH_EVERY_MS))
 	{
 		(void) MembufSwitch(0);
 		*switched = now;
@@ -342,8 +341,8 @@ WaitForFlush(TimestampTz *start, TimestampTz *switched)
 static CounterEntry *
 LockEntry(OrbitStorageId storage)
 {
-	TimestampTz start = 0;
-	TimestampTz switched = 0;
+	OrbitTime	start = 0;
+	OrbitTime	switched = 0;
 
 	for (;;)
 	{

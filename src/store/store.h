@@ -11,6 +11,7 @@
 #include "access/xlogdefs.h"
 #include "base/ids.h"
 #include "codec/codec.h"
+#include "datatype/timestamp.h"
 #include "kv/kv.h"
 #include "membuf/membuf.h"
 

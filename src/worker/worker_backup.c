@@ -32,7 +32,6 @@
 #include "storage/ipc.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
 #include "base/base.h"
 #include "membuf/membuf.h"

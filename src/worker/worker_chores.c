@@ -32,19 +32,19 @@ static uint32 retired_files = 0;
 static uint32 pinned_buffers = 0;
 
 static bool
-Due(TimestampTz *last, TimestampTz now, int ms)
+Due(OrbitTime *last, OrbitTime now, int ms)
 {
-	if (!TimestampDifferenceExceeds(*last, now, ms))
+	if (!OrbitElapsed(*last, now, ms))
 		return false;
 	*last = now;
 	return true;
 }
 
 static void
-EmptyGenerationIfNeeded(TimestampTz now, int untagged)
+EmptyGenerationIfNeeded(OrbitTime now, int untagged)
 {
 	static int	pause = EMPTY_FIRST_MS;
-	static TimestampTz own = 0; /* worker.last_flush as the last empty one left it */
+	static OrbitTime own = 0;	/* worker.last_flush as the last empty one left it */
 	static uint64 compactions = 0;
 	KvPruned	pruned;
 
@@ -53,7 +53,7 @@ EmptyGenerationIfNeeded(TimestampTz now, int untagged)
 		pause = EMPTY_FIRST_MS;
 	compactions = pruned.compactions;
 	if (untagged == 0 || worker.failures > 0 ||
-		!TimestampDifferenceExceeds(worker.last_flush, now, pause))
+		!OrbitElapsed(worker.last_flush, now, pause))
 		return;
 	if (!WorkerStoreMetadata(false))
 		return;
@@ -62,9 +62,9 @@ EmptyGenerationIfNeeded(TimestampTz now, int untagged)
 }
 
 static void
-UnlinkRetired(TimestampTz now)
+UnlinkRetired(OrbitTime now)
 {
-	static TimestampTz last = 0;
+	static OrbitTime last = 0;
 	int			untagged = 0;
 	int			waiting = 0;
 
@@ -81,13 +81,12 @@ UnlinkRetired(TimestampTz now)
  * makes readers slower and the flush wait a little (worker_flush.c), but nothing else.
  */
 static void
-NurseCompaction(OrbitFamily family, TimestampTz now)
+NurseCompaction(OrbitFamily family, OrbitTime now)
 {
 	static struct
 	{
-		int			pause;		/* ms: the last one, or 0 */
+		WorkerPause pause;
 		bool		paused;
-		TimestampTz until;		/* end of the pause */
 	}			families[ORBIT_NFAMILIES];
 	KvStatus	st;
 
@@ -97,28 +96,27 @@ NurseCompaction(OrbitFamily family, TimestampTz now)
 
 		snprintf(doing, sizeof(doing), "could not compact column family %s", KvFamilyName(family));
 		KvRaise(LOG, &st, doing);
+		WorkerPauseBegin(&families[family].pause, st.code, now, COMPACT_FIRST_MS, COMPACT_MAX_MS);
 		KvPauseCompaction(worker.db, family, true, &st);
-		families[family].pause = Min(Max(families[family].pause * 2, COMPACT_FIRST_MS), COMPACT_MAX_MS);
 		families[family].paused = true;
-		families[family].until = TimestampTzPlusMilliseconds(now, families[family].pause);
 	}
-	else if (families[family].paused && now >= families[family].until)
+	else if (families[family].paused && WorkerPauseIsOver(&families[family].pause, now))
 	{
 		/* if it fails, again at the next look */
 		KvPauseCompaction(worker.db, family, false, &st);
 		families[family].paused = st.code != KV_OK;
 	}
-	else if (families[family].pause != 0 &&
-			 TimestampDifferenceExceeds(families[family].until, now, COMPACT_MAX_MS))
-		families[family].pause = 0;
+	else if (families[family].pause.ms != 0 &&
+			 OrbitElapsed(families[family].pause.until, now, COMPACT_MAX_MS))
+		families[family].pause.ms = 0;
 }
 
 /* RocksDB refuses writes after a failed write of its MANIFEST until it is told to go on. */
 static void
-HealBackgroundError(TimestampTz now)
+HealBackgroundError(OrbitTime now)
 {
-	static TimestampTz last = 0;
-	static TimestampTz reported = 0;
+	static OrbitTime last = 0;
+	static OrbitTime reported = 0;
 	KvStatus	st = {KV_OK, ""};
 
 	if (!Due(&last, now, HEAL_MS))
@@ -176,10 +174,10 @@ WorkerPublishStats(void)
 }
 
 void
-WorkerChores(TimestampTz now)
+WorkerChores(OrbitTime now)
 {
-	static TimestampTz published = 0;
-	static TimestampTz nursed = 0;
+	static OrbitTime published = 0;
+	static OrbitTime nursed = 0;
 
 	pinned_buffers = MembufReclaim();
 	UnlinkRetired(now);

@@ -35,11 +35,9 @@
 #include "postgres.h"
 
 #include <stdlib.h>
-#include <sys/statvfs.h>
 
 #include "access/xlog.h"
 #include "common/pg_prng.h"
-#include "utils/timestamp.h"
 
 #include "base/base.h"
 #include "membuf/membuf.h"
@@ -53,15 +51,16 @@
 #define LEVEL0_SHARE		8
 #define LEVEL0_BYTES		(UINT64CONST(32) << 20) /* no more: one file must come out */
 #define AGAIN_MS			100		/* another compaction is in the way */
-#define BACKOFF_MS			60000	/* after an error */
+#define PAUSE_FIRST_MS		1000	/* after an error, and at least as long as the job took */
+#define PAUSE_MAX_MS		60000
 #define SPARE_BYTES			(UINT64CONST(64) << 20)	/* of disk, that a job leaves free */
 
 /* What is remembered of a file. */
 typedef struct KnownFile
 {
 	uint64		number;
-	TimestampTz seen;
-	TimestampTz not_before;		/* came out of a job that disappointed */
+	OrbitTime	seen;
+	OrbitTime	not_before;		/* came out of a job that disappointed */
 } KnownFile;
 
 typedef struct Job
@@ -71,7 +70,8 @@ typedef struct Job
 	uint64		newest;			/* greatest file number when it began */
 	WorkerKeyRange range;
 	int			level;			/* where to */
-	TimestampTz seen;			/* the first of its files */
+	OrbitTime	seen;			/* the first of its files */
+	OrbitTime	begun;
 } Job;
 
 typedef struct CompactState
@@ -85,9 +85,9 @@ typedef struct CompactState
 	int			cap;
 	uint64		next_xid;		/* full, when the list was made */
 
-	TimestampTz looked;
-	TimestampTz not_before;
-	TimestampTz reported;
+	OrbitTime	looked;
+	OrbitTime	not_before;
+	WorkerPause pause;			/* after an error */
 	uint64		last_generation;	/* what the last list was made for */
 	uint64		last_compactions;
 	uint64		last_horizon;
@@ -182,7 +182,7 @@ FromLastJob(const KvFile *f)
 }
 
 static void
-NoteNewFile(KnownFile *k, int i, TimestampTz now)
+NoteNewFile(KnownFile *k, int i, OrbitTime now)
 {
 	const KvFile *f = &compact.files.f[i];
 
@@ -193,13 +193,12 @@ NoteNewFile(KnownFile *k, int i, TimestampTz now)
 	if (compact.united && f->number > compact.job.newest && i == compact.files.level_end[0] - 1)
 		k->seen = compact.job.seen;
 	if (compact.disappointed && FromLastJob(f))
-		k->not_before = TimestampTzPlusMilliseconds(now, (int64) PATIENCE *
-													Max(orbit_reclaim_delay, 1000));
+		k->not_before = OrbitLater(now, (int64) PATIENCE * Max(orbit_reclaim_delay, 1000));
 }
 
 /* Carries over what is known of files that are still there. */
 static bool
-UpdateKnown(TimestampTz now)
+UpdateKnown(OrbitTime now)
 {
 	const WorkerFiles *files = &compact.files;
 	KnownFile  *old = NULL;
@@ -258,7 +257,7 @@ TellOldest(const WorkerFiles *files)
 }
 
 static bool
-Look(TimestampTz now)
+Look(OrbitTime now)
 {
 	WorkerFiles *files = &compact.files;
 	KvStatus	st = {KV_OK, ""};
@@ -461,28 +460,23 @@ typedef struct Choice
 static bool
 RoomFor(uint64 bytes)
 {
-	struct statvfs s;
-
-	if (statvfs(StoreDirectory(), &s) != 0)
-		return true;
-	return (uint64) s.f_bavail * s.f_frsize > bytes + bytes / 16 + SPARE_BYTES;
+	return WorkerFreeRoom() > bytes + bytes / 16 + SPARE_BYTES;
 }
 
 /* The lowest share that is enough for a file of this age; 2: none. */
 static double
-NeededShare(const KvFile *f, TimestampTz now)
+NeededShare(const KvFile *f, OrbitTime now)
 {
 	const KnownFile *k = FindKnown(compact.known, compact.nknown, f->number);
 	double		needed = orbit_reclaim_threshold / 100.0;
 
-	if (k == NULL || !TimestampDifferenceExceeds(k->seen, now, orbit_reclaim_delay) ||
+	if (k == NULL || !OrbitElapsed(k->seen, now, orbit_reclaim_delay) ||
 		now < k->not_before)
 	{
 		compact.waiting = true;
 		return f->dropped_bytes > 0 ? needed : 2;
 	}
-	if (TimestampDifferenceExceeds(k->seen, now, (int) Min((int64) PATIENCE * orbit_reclaim_delay,
-														   INT_MAX)))
+	if (OrbitElapsed(k->seen, now, (int64) PATIENCE * orbit_reclaim_delay))
 		return needed / 4;
 	compact.waiting = true;
 	return needed;
@@ -500,7 +494,7 @@ WorkerBaseLevel(void)
 }
 
 static void
-Consider(int i, int level, const WorkerHorizon *h, TimestampTz now, Choice *best)
+Consider(int i, int level, const WorkerHorizon *h, OrbitTime now, Choice *best)
 {
 	const KvFile *f = &compact.files.f[i];
 	double		needed;
@@ -566,7 +560,7 @@ ChooseAny(Choice *best)
 }
 
 static void
-Choose(TimestampTz now, const WorkerHorizon *h, Choice *best)
+Choose(OrbitTime now, const WorkerHorizon *h, Choice *best)
 {
 	const WorkerFiles *files = &compact.files;
 	int			base = WorkerBaseLevel();
@@ -588,8 +582,15 @@ Choose(TimestampTz now, const WorkerHorizon *h, Choice *best)
 
 /* ---- jobs ------------------------------------------------------------------------------------------ */
 
+/* took: ms until it failed. */
+static void
+Pause(KvCode code, OrbitTime now, int64 took)
+{
+	WorkerPauseBegin(&compact.pause, code, now, Max(took, PAUSE_FIRST_MS), PAUSE_MAX_MS);
+}
+
 bool
-WorkerStartJob(int file, int level, double share, TimestampTz now)
+WorkerStartJob(int file, int level, double share, OrbitTime now)
 {
 	const WorkerFiles *files = &compact.files;
 	Job		   *job = &compact.job;
@@ -613,36 +614,33 @@ WorkerStartJob(int file, int level, double share, TimestampTz now)
 	job->range = c.range;
 	job->share = share;
 	job->level = level;
+	job->begun = now;
 	OrbitStopPoint("compact-before-start");
 	job->running = KvCompactStart(worker.db, compact.numbers, c.n, level, &st);
 	if (job->running)
 		return true;
 	if (st.code != KV_OK)
 		KvRaise(LOG, &st, "could not start a compaction");
-	compact.not_before = TimestampTzPlusMilliseconds(now, BACKOFF_MS);
+	Pause(st.code, now, 0);
 	return false;
 }
 
 static void
-NoteFailure(const KvStatus *st, TimestampTz now)
+NoteFailure(const KvStatus *st, OrbitTime now)
 {
 	if (st->code == KV_AGAIN)
 	{
-		compact.not_before = TimestampTzPlusMilliseconds(now, AGAIN_MS);
+		compact.not_before = OrbitLater(now, AGAIN_MS);
 		return;
 	}
 	totals.failures++;
-	if (compact.reported == 0 || TimestampDifferenceExceeds(compact.reported, now, BACKOFF_MS))
-	{
-		compact.reported = now;
-		KvRaise(LOG, st, "could not reclaim space of orbit tables");
-	}
-	compact.not_before = TimestampTzPlusMilliseconds(now, BACKOFF_MS);
+	KvRaise(LOG, st, "could not reclaim space of orbit tables");
+	Pause(st->code, now, (now - compact.job.begun) / 1000);
 }
 
 /* True: one is running. */
 static bool
-PollJob(TimestampTz now)
+PollJob(OrbitTime now)
 {
 	Job		   *job = &compact.job;
 	KvStatus	st = {KV_OK, ""};
@@ -661,6 +659,7 @@ PollJob(TimestampTz now)
 		NoteFailure(&st, now);
 		return false;
 	}
+	compact.pause.ms = 0;
 	totals.jobs++;
 	totals.read += read;
 	totals.written += written;
@@ -673,13 +672,13 @@ PollJob(TimestampTz now)
 
 /* Has anything happened that could make a list look different? */
 static bool
-TimeToLook(TimestampTz now, const WorkerHorizon *h)
+TimeToLook(OrbitTime now, const WorkerHorizon *h)
 {
 	uint64		generation = MembufRequiredGeneration();
 	KvPruned	pruned;
 	int			every = Max(LOOK_MIN_MS, Min(LOOK_MAX_MS, orbit_reclaim_delay / 4));
 
-	if (compact.looked != 0 && !TimestampDifferenceExceeds(compact.looked, now, every))
+	if (!OrbitElapsed(compact.looked, now, every))
 		return false;
 	KvGetPruned(worker.db, &pruned);
 	if (compact.looked != 0 && !compact.waiting && generation == compact.last_generation &&
@@ -692,7 +691,7 @@ TimeToLook(TimestampTz now, const WorkerHorizon *h)
 }
 
 void
-WorkerCompactStep(TimestampTz now)
+WorkerCompactStep(OrbitTime now)
 {
 	WorkerHorizon h;
 	Choice		choice;
@@ -702,7 +701,8 @@ WorkerCompactStep(TimestampTz now)
 		return;
 	WorkerHorizonGet(&h);
 	asked = WorkerFreezeAsked();
-	if (worker.failures > 0 || now < compact.not_before)
+	if (worker.failures > 0 || now < compact.not_before ||
+		!WorkerPauseIsOver(&compact.pause, now))
 		return;
 	if (h.version == 0)
 	{
@@ -714,7 +714,7 @@ WorkerCompactStep(TimestampTz now)
 		return;
 	if (!Look(now))
 	{
-		compact.not_before = TimestampTzPlusMilliseconds(now, BACKOFF_MS);
+		Pause(KV_NO_MEMORY, now, 0);
 		return;
 	}
 	if (asked && WorkerFreezeStep(&compact.files, &h, now))

@@ -24,7 +24,6 @@
 #include "storage/procarray.h"
 #include "storage/standby.h"
 #include "utils/snapmgr.h"
-#include "utils/timestamp.h"
 
 #include "base/base.h"
 #include "membuf/membuf.h"
@@ -91,14 +90,15 @@ PanicIfLastFlush(const KvStatus *st)
 					 "Remedy the cause and start the server again.")));
 }
 
+/* doing: always the same pointer for the same work. */
 static void
 NoteFailure(const KvStatus *st, const char *doing)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	OrbitTime now = OrbitNow();
 	KvStatus	resumed;
 
 	worker.failures++;
-	if (st->code != worker.reported || now >= worker.report_again)
+	if (st->code != worker.reported || doing != worker.reported_doing || now >= worker.report_again)
 	{
 		KvRaise(LOG, st, doing);
 		ereport(LOG,
@@ -106,11 +106,12 @@ NoteFailure(const KvStatus *st, const char *doing)
 						"until RocksDB can be written again"),
 				 errhint("The storage worker tries again every second.")));
 		worker.reported = st->code;
-		worker.report_again = TimestampTzPlusMilliseconds(now, REPORT_MS);
+		worker.reported_doing = doing;
+		worker.report_again = OrbitLater(now, REPORT_MS);
 	}
 	PanicIfLastFlush(st);
 	KvResume(worker.db, &resumed);
-	worker.not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETRY_MS);
+	worker.not_before = OrbitLater(OrbitNow(), RETRY_MS);
 }
 
 static void
@@ -118,7 +119,7 @@ NoteSuccess(void)
 {
 	int			files;
 
-	worker.last_flush = GetCurrentTimestamp();
+	worker.last_flush = OrbitNow();
 	if (worker.failures > 0)
 	{
 		if (worker.reported != KV_OK)
@@ -130,10 +131,12 @@ NoteSuccess(void)
 
 	files = KvLevelZeroFiles(worker.db);
 	if (files > PACE_FROM && !worker.leaving)
-		worker.not_before =
-			TimestampTzPlusMilliseconds(worker.last_flush,
-										Min((files - PACE_FROM) * PACE_STEP_MS, PACE_MAX_MS));
+		worker.not_before = OrbitLater(worker.last_flush,
+									   Min((files - PACE_FROM) * PACE_STEP_MS, PACE_MAX_MS));
 }
+
+static const char *const flushing = "could not flush a write buffer";
+static const char *const storing = "could not write RocksDB's metadata";
 
 static bool
 FlushOldest(void)
@@ -145,7 +148,7 @@ FlushOldest(void)
 	StoreFlushOldest(worker.db, &running, false, &st);
 	if (st.code != KV_OK)
 	{
-		NoteFailure(&st, "could not flush a write buffer");
+		NoteFailure(&st, flushing);
 		return false;
 	}
 	NoteSuccess();
@@ -162,13 +165,13 @@ WorkerStoreMetadata(bool clean)
 {
 	KvStatus	st = {KV_OK, ""};
 
-	if (worker.failures > 0 && GetCurrentTimestamp() < worker.not_before)
+	if (worker.failures > 0 && OrbitNow() < worker.not_before)
 		return false;
 	OrbitStopPoint("worker-before-generation");
 	StoreBumpGeneration(worker.db, clean, &st);
 	if (st.code != KV_OK)
 	{
-		NoteFailure(&st, "could not write RocksDB's metadata");
+		NoteFailure(&st, storing);
 		return false;
 	}
 	NoteSuccess();
@@ -178,7 +181,7 @@ WorkerStoreMetadata(bool clean)
 /* ---- sealing -------------------------------------------------------------------- */
 
 static bool
-ActiveNeedsSeal(TimestampTz now)
+ActiveNeedsSeal(OrbitTime now)
 {
 	uint64		oldest;
 	uint64		active;
@@ -190,11 +193,11 @@ ActiveNeedsSeal(TimestampTz now)
 	if (worker.leaving && MembufWriterCount() == 0)
 		return true;
 	return info.opened != 0 &&
-		TimestampDifferenceExceeds(info.opened, now, orbit_flush_interval);
+		OrbitElapsed(info.opened, now, orbit_flush_interval);
 }
 
 static void
-SealIfNeeded(TimestampTz now)
+SealIfNeeded(OrbitTime now)
 {
 	XLogRecPtr	redo = GetRedoRecPtr();
 	uint64		ticket = pg_atomic_read_u64(&worker_shared->requested);
@@ -247,7 +250,7 @@ FinishSeal(void)
 }
 
 bool
-WorkerFlushStep(TimestampTz now)
+WorkerFlushStep(OrbitTime now)
 {
 	uint64		oldest;
 	uint64		active;
@@ -259,6 +262,11 @@ WorkerFlushStep(TimestampTz now)
 	MembufGetRange(&oldest, &active);
 	if (oldest < active)
 		flushed = now >= worker.not_before && FlushOldest();
+	else if (worker.failures > 0 && !worker.leaving)
+	{
+		/* the metadata alone has failed, and no flush may come for long */
+		(void) WorkerStoreMetadata(false);
+	}
 	FinishSeal();
 	return flushed;
 }

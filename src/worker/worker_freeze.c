@@ -18,7 +18,6 @@
 #include "miscadmin.h"
 #include "postmaster/autovacuum.h"
 #include "storage/ipc.h"
-#include "utils/timestamp.h"
 
 #include "base/base.h"
 #include "membuf/membuf.h"
@@ -132,7 +131,7 @@ typedef struct Request
 	uint64		id;
 	OrbitStorageId storage;
 	TransactionId limit;
-	TimestampTz since;
+	OrbitTime	since;
 	int			left;			/* files to freeze at the last look; -1: not looked yet */
 	int			fruitless;
 	bool		job;			/* the running job is for it */
@@ -156,7 +155,7 @@ WorkerFreezeAsked(void)
 		request.id = slot.id;
 		request.storage = slot.storage;
 		request.limit = slot.limit;
-		request.since = GetCurrentTimestamp();
+		request.since = OrbitNow();
 		request.left = -1;
 	}
 	return true;
@@ -201,11 +200,11 @@ Offends(const KvFile *f, uint64 limit)
 
 /* Can the horizon do what is asked?  *wait: not yet, but soon. */
 static bool
-HorizonSuffices(const WorkerHorizon *h, uint64 limit, uint64 oldest, TimestampTz now,
+HorizonSuffices(const WorkerHorizon *h, uint64 limit, uint64 oldest, OrbitTime now,
 				bool *wait)
 {
 	*wait = h->limit < limit || (h->base > oldest && h->base > h->want_base) ||
-		(h->settled < limit && !TimestampDifferenceExceeds(request.since, now, SETTLE_MS));
+		(h->settled < limit && !OrbitElapsed(request.since, now, SETTLE_MS));
 	return h->aim >= limit;
 }
 
@@ -222,7 +221,7 @@ NextFile(const WorkerFiles *files, uint64 limit)
 }
 
 bool
-WorkerFreezeStep(const WorkerFiles *files, const WorkerHorizon *h, TimestampTz now)
+WorkerFreezeStep(const WorkerFiles *files, const WorkerHorizon *h, OrbitTime now)
 {
 	uint64		limit = WorkerFullXid(request.limit);
 	uint64		oldest = limit;
@@ -289,10 +288,10 @@ IsOld(const KvFile *f, const WorkerHorizon *h, uint64 limit)
 }
 
 bool
-WorkerFreezeEarly(const WorkerFiles *files, const WorkerHorizon *h, TimestampTz now)
+WorkerFreezeEarly(const WorkerFiles *files, const WorkerHorizon *h, OrbitTime now)
 {
 	static int	last = INT_MAX; /* how many were old when the last job began */
-	static TimestampTz rest = 0;
+	static OrbitTime rest = 0;
 	uint64		limit = EarlyLimit(h);
 	int			first = -1;
 	int			old = 0;
@@ -310,7 +309,7 @@ WorkerFreezeEarly(const WorkerFiles *files, const WorkerHorizon *h, TimestampTz 
 	{
 		/* the last one froze nothing, or files came meanwhile: not in a circle */
 		last = INT_MAX;
-		rest = TimestampTzPlusMilliseconds(now, EARLY_REST_MS);
+		rest = OrbitLater(now, EARLY_REST_MS);
 		return false;
 	}
 	last = old == 0 ? INT_MAX : old;

@@ -35,7 +35,6 @@
 #include "miscadmin.h"
 #include "storage/lwlock.h"
 #include "storage/proc.h"
-#include "utils/timestamp.h"
 
 #include "base/base.h"
 #include "store/store.h"
@@ -101,10 +100,10 @@ WorkerGateStep(void)
 }
 
 long
-WorkerGatePollTime(TimestampTz now)
+WorkerGatePollTime(OrbitTime now)
 {
 	static XLogRecPtr last_redo = InvalidXLogRecPtr;
-	static TimestampTz changed = 0;
+	static OrbitTime changed = 0;
 	XLogRecPtr	redo = GetRedoRecPtr();
 
 	if (redo != last_redo)
@@ -112,7 +111,7 @@ WorkerGatePollTime(TimestampTz now)
 		last_redo = redo;
 		changed = now;
 	}
-	return TimestampDifferenceExceeds(changed, now, FAST_FOR_MS) ? POLL_MS : POLL_FAST_MS;
+	return OrbitElapsed(changed, now, FAST_FOR_MS) ? POLL_MS : POLL_FAST_MS;
 }
 
 /*

@@ -64,7 +64,7 @@ typedef struct HorizonState
 	uint64		aim;			/* where limit is to go */
 	uint64		settled_aim;
 	uint64		want_base;
-	TimestampTz aimed;			/* 0: never */
+	OrbitTime	aimed;			/* 0: never */
 	TimestampTz moved;			/* last time that limit was published anew */
 
 	LimitPair	pairs[PAIRS];	/* ascending */
@@ -154,7 +154,7 @@ SettlePairs(uint64 oldest)
 }
 
 static void
-Aim(TimestampTz now)
+Aim(OrbitTime now)
 {
 	HorizonState *h = &horizon;
 	TransactionId oldest;
@@ -225,10 +225,10 @@ HaveChunk(uint64 c)
 static void
 ReportUnreadable(const KvStatus *st)
 {
-	static TimestampTz reported = 0;
-	TimestampTz now = GetCurrentTimestamp();
+	static OrbitTime reported = 0;
+	OrbitTime now = OrbitNow();
 
-	if (!TimestampDifferenceExceeds(reported, now, REPORT_MS))
+	if (!OrbitElapsed(reported, now, REPORT_MS))
 		return;
 	reported = now;
 	KvRaise(LOG, st, "could not learn what became of old transactions, whose rows stay as they are");
@@ -284,12 +284,12 @@ ReadFates(uint64 from, uint64 to)
 
 /* Reads on from the limit towards the aim; returns how far it came. */
 static uint64
-ReadUp(TimestampTz deadline)
+ReadUp(OrbitTime deadline)
 {
 	HorizonState *h = &horizon;
 	uint64		at = h->limit;
 
-	while (at < h->aim && GetCurrentTimestamp() < deadline)
+	while (at < h->aim && OrbitNow() < deadline)
 	{
 		uint64		to = Min(h->aim, at + SLICE_XIDS - at % SLICE_XIDS);
 
@@ -301,12 +301,12 @@ ReadUp(TimestampTz deadline)
 }
 
 static uint64
-ReadDown(TimestampTz deadline)
+ReadDown(OrbitTime deadline)
 {
 	HorizonState *h = &horizon;
 	uint64		at = h->base;
 
-	while (at > h->want_base && GetCurrentTimestamp() < deadline)
+	while (at > h->want_base && OrbitNow() < deadline)
 	{
 		uint64		from = Max(h->want_base, (at - 1) - (at - 1) % SLICE_XIDS);
 
@@ -397,7 +397,7 @@ FlushWalOfFates(void)
 }
 
 static bool
-Publish(uint64 limit, uint64 settled, uint64 base, TimestampTz now)
+Publish(uint64 limit, uint64 settled, uint64 base)
 {
 	HorizonState *h = &horizon;
 	KvHorizon	k = {0};
@@ -421,7 +421,7 @@ Publish(uint64 limit, uint64 settled, uint64 base, TimestampTz now)
 		return false;
 	}
 	if (limit != h->limit || h->published == 0)
-		h->moved = now;
+		h->moved = GetCurrentTimestamp();
 	h->published++;
 	h->limit = limit;
 	h->settled = settled;
@@ -443,10 +443,10 @@ Begin(void)
 }
 
 bool
-WorkerHorizonStep(TimestampTz now, bool at_once)
+WorkerHorizonStep(OrbitTime now, bool at_once)
 {
 	HorizonState *h = &horizon;
-	TimestampTz deadline;
+	OrbitTime	deadline;
 	uint64		limit;
 	uint64		base;
 	uint64		settled;
@@ -458,7 +458,7 @@ WorkerHorizonStep(TimestampTz now, bool at_once)
 	if (RecoveryInProgress() && !HotStandbyActive() &&
 		pg_atomic_read_u32(&worker_shared->truncation) == 0)
 		return false;
-	if (at_once || TimestampDifferenceExceeds(h->aimed, now, Min(HORIZON_MS, orbit_reclaim_delay)))
+	if (at_once || OrbitElapsed(h->aimed, now, Min(HORIZON_MS, orbit_reclaim_delay)))
 		Aim(now);
 	else if (h->published == 0)
 		return false;
@@ -466,7 +466,7 @@ WorkerHorizonStep(TimestampTz now, bool at_once)
 		Begin();
 	SkipTruncated();
 
-	deadline = TimestampTzPlusMilliseconds(now, SLICE_US / 1000);
+	deadline = OrbitLater(now, SLICE_US / 1000);
 	limit = ReadUp(deadline);
 	base = ReadDown(deadline);
 	base = RaiseBase(base);
@@ -477,7 +477,7 @@ WorkerHorizonStep(TimestampTz now, bool at_once)
 
 	OrbitStopPoint("horizon-before-flush");
 	FlushWalOfFates();
-	if (!Publish(limit, settled, base, now))
+	if (!Publish(limit, settled, base))
 		return false;
 	return h->limit < h->aim || h->base > h->want_base;
 }

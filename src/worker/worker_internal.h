@@ -7,6 +7,7 @@
 #include "postgres.h"
 
 #include "access/xlogdefs.h"
+#include "base/base.h"
 #include "datatype/timestamp.h"
 #include "kv/kv.h"
 #include "port/atomics.h"
@@ -110,13 +111,14 @@ typedef struct WorkerState
 	WorkerSeal	seal;
 	uint64		served;			/* own copy of shared->served */
 	XLogRecPtr	covered;		/* redo pointer known to be covered */
-	TimestampTz last_flush;
-	TimestampTz not_before;		/* no flush earlier (level 0 files, failures) */
+	OrbitTime	last_flush;
+	OrbitTime	not_before;		/* no flush earlier (level 0 files, failures) */
 
 	/* failures */
 	int			failures;		/* in a row */
 	KvCode		reported;		/* last one logged */
-	TimestampTz report_again;
+	const char *reported_doing;
+	OrbitTime	report_again;
 
 	/* leaving */
 	bool		leaving;		/* orderly shutdown has begun */
@@ -133,13 +135,13 @@ typedef struct WorkerState
 extern WorkerState worker;
 
 /* worker_flush.c: one step of work; true: there is more to do at once. */
-extern bool WorkerFlushStep(TimestampTz now);
+extern bool WorkerFlushStep(OrbitTime now);
 extern bool WorkerStoreMetadata(bool clean);	/* false: failed, and logged */
 
 /* worker_gate.c */
 extern void WorkerGateOpen(void);	/* become visible to the checkpointer */
 extern void WorkerGateStep(void);	/* release checkpoints that are covered */
-extern long WorkerGatePollTime(TimestampTz now);	/* ms */
+extern long WorkerGatePollTime(OrbitTime now);	/* ms */
 extern void WorkerCheckEndOfLog(void);
 
 /* worker_life.c */
@@ -149,8 +151,25 @@ extern void WorkerLeaveIfDone(void);
 extern void WorkerStopServer(void);
 
 /* worker_chores.c */
-extern void WorkerChores(TimestampTz now);
+extern void WorkerChores(OrbitTime now);
 extern void WorkerPublishStats(void);
+
+/* worker_pause.c: after a compaction that failed. */
+typedef struct WorkerPause
+{
+	int64		ms;				/* 0: the last one succeeded */
+	OrbitTime	begun;
+	OrbitTime	until;
+	bool		no_space;
+	uint64		room;			/* bytes: the least that was free since */
+	OrbitTime	looked;
+} WorkerPause;
+
+/* Twice as long as the last one, between the two bounds. */
+extern void WorkerPauseBegin(WorkerPause *p, KvCode code, OrbitTime now, int64 first_ms, int64 max_ms);
+/* Its time is over, or the disk was full and has clearly more room now. */
+extern bool WorkerPauseIsOver(WorkerPause *p, OrbitTime now);
+extern uint64 WorkerFreeRoom(void); /* bytes on the disk; PG_UINT64_MAX: not known */
 
 /* worker_horizon.c: what compactions may forget. */
 typedef struct WorkerHorizon
@@ -165,7 +184,7 @@ typedef struct WorkerHorizon
 } WorkerHorizon;
 
 /* One slice of work; at_once: look for a new horizon now.  True: there is more. */
-extern bool WorkerHorizonStep(TimestampTz now, bool at_once);
+extern bool WorkerHorizonStep(OrbitTime now, bool at_once);
 extern void WorkerHorizonGet(WorkerHorizon *out);
 extern void WorkerHorizonWantBase(uint64 oldest);	/* the oldest xid that files name */
 /* VACUUM has cleaned the storage's indexes of all rows that ended before this full xid. */
@@ -193,10 +212,10 @@ typedef struct WorkerFiles
 	int			level_end[KV_BOTTOM + 1];	/* level l ends before this index */
 } WorkerFiles;
 
-extern void WorkerCompactStep(TimestampTz now);
+extern void WorkerCompactStep(OrbitTime now);
 extern void WorkerCompactGet(WorkerCompactStats *stats);
 /* For worker_freeze.c, inside a step: file is an index into the list. */
-extern bool WorkerStartJob(int file, int level, double share, TimestampTz now);
+extern bool WorkerStartJob(int file, int level, double share, OrbitTime now);
 extern int	WorkerBaseLevel(void);	/* the level below 0 that is in use */
 extern uint64 WorkerFullXid(TransactionId xid); /* of one that a file names */
 
@@ -205,9 +224,9 @@ extern bool WorkerFreezeAsked(void);
 extern void WorkerFreezeAnswer(bool done);
 extern void WorkerFreezeJobDone(KvCode code);
 /* True: nothing else is to be compacted now. */
-extern bool WorkerFreezeStep(const WorkerFiles *files, const WorkerHorizon *h, TimestampTz now);
+extern bool WorkerFreezeStep(const WorkerFiles *files, const WorkerHorizon *h, OrbitTime now);
 /* In recovery, when nothing else is to be done: freezes an old file, if there is one. */
-extern bool WorkerFreezeEarly(const WorkerFiles *files, const WorkerHorizon *h, TimestampTz now);
+extern bool WorkerFreezeEarly(const WorkerFiles *files, const WorkerHorizon *h, OrbitTime now);
 
 /* The slot of a freeze request, without waiting; for the startup process. */
 extern bool WorkerFreezeTake(OrbitStorageId storage, TransactionId limit);
@@ -215,7 +234,7 @@ extern bool WorkerFreezeAnswered(bool *result);
 extern void WorkerFreezeLeave(void);
 
 /* worker_storages.c: finds storages whose relations are gone; a slice of it. */
-extern void WorkerStoragesStep(TimestampTz now);
+extern void WorkerStoragesStep(OrbitTime now);
 
 /* worker_reap.c: gets rid of them; a slice of it.  False: failed, and logged. */
 extern bool WorkerReap(void);
@@ -234,7 +253,7 @@ extern bool WorkerAddRecordKey(WorkerRecordKeys *k, OrbitFamily family, const ch
 extern bool WorkerDeleteRecords(WorkerRecordKeys *k);
 /* Room for one more element in a malloc'ed array of *max; false: out of memory. */
 extern bool WorkerGrow(void **array, int n, int *max, Size size);
-extern bool WorkerSliceIsOver(TimestampTz start, int done);
+extern bool WorkerSliceIsOver(OrbitTime start, int done);
 extern void WorkerStoragesFailed(const KvStatus *st, const char *doing);
 
 /* worker_snapshot.c: snapshots for backups.  False: none could be made, and that is logged. */
@@ -243,7 +262,7 @@ extern bool WorkerMakeSnapshot(void);
 extern bool WorkerSnapshotForGate(void);
 extern void WorkerSnapshotForShutdown(void);
 extern uint64 WorkerNewestSnapshot(void);	/* its serial; 0: none */
-extern void WorkerSnapshotStep(TimestampTz now);
+extern void WorkerSnapshotStep(OrbitTime now);
 
 /* What the storage's rows in the snapshots need of the commit log; all: in all of them, else in the
  * newest.  A full xid; PG_UINT64_MAX: nothing. */

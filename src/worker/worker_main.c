@@ -14,7 +14,6 @@
 #include "storage/proc.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
 #include "base/base.h"
 #include "membuf/membuf.h"
@@ -65,7 +64,7 @@ Open(void)
 }
 
 static long
-SleepTime(bool more, TimestampTz now)
+SleepTime(bool more, OrbitTime now)
 {
 	long		ms = WorkerGatePollTime(now);
 
@@ -100,7 +99,7 @@ orbit_worker_main(Datum arg)
 
 	for (;;)
 	{
-		TimestampTz now = GetCurrentTimestamp();
+		OrbitTime now = OrbitNow();
 		bool		more;
 
 		ResetLatch(MyLatch);

@@ -13,7 +13,6 @@
 
 #include <stdlib.h>
 
-#include "utils/timestamp.h"
 
 #include "base/base.h"
 #include "store/store.h"
@@ -64,19 +63,19 @@ WorkerGrow(void **array, int n, int *max, Size size)
 void
 WorkerStoragesFailed(const KvStatus *st, const char *doing)
 {
-	static TimestampTz reported = 0;
-	TimestampTz now = GetCurrentTimestamp();
+	static OrbitTime reported = 0;
+	OrbitTime now = OrbitNow();
 
-	if (!TimestampDifferenceExceeds(reported, now, REPORT_MS))
+	if (!OrbitElapsed(reported, now, REPORT_MS))
 		return;
 	reported = now;
 	KvRaise(LOG, st, doing);
 }
 
 bool
-WorkerSliceIsOver(TimestampTz start, int done)
+WorkerSliceIsOver(OrbitTime start, int done)
 {
-	return done % SLICE_CHECK == 0 && GetCurrentTimestamp() - start > SLICE_US;
+	return done % SLICE_CHECK == 0 && OrbitNow() - start > SLICE_US;
 }
 
 bool
@@ -202,6 +201,7 @@ DropFiles(void)
 	}
 	if (n == 0)
 		return true;
+	OrbitStopPoint("storages-before-drop");
 	KvDropStorages(worker.db, batch, n, &st);
 	if (st.code != KV_OK)
 	{
@@ -301,7 +301,7 @@ DeleteGathered(void)
  * fsyncs, so there is one for all of them, or for FORGET_BATCH records.
  */
 static bool
-ForgetSlice(TimestampTz start)
+ForgetSlice(OrbitTime start)
 {
 	int			done = 0;
 
@@ -355,7 +355,7 @@ NothingNew(void)
 bool
 WorkerReap(void)
 {
-	TimestampTz start = GetCurrentTimestamp();
+	OrbitTime start = OrbitNow();
 
 	if (worker.ndead == 0 || worker.dead_changed)
 		return true;			/* compactions must know first */

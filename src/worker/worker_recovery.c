@@ -41,7 +41,6 @@
 #include "storage/latch.h"
 #include "storage/pmsignal.h"
 #include "storage/standby.h"
-#include "utils/timestamp.h"
 
 #include "base/base.h"
 #include "membuf/membuf.h"
@@ -79,24 +78,24 @@ RequirePostmaster(void)
 static void
 AskForWorker(void)
 {
-	static TimestampTz missing_since = 0;
-	static TimestampTz asked = 0;
-	TimestampTz now;
+	static OrbitTime missing_since = 0;
+	static OrbitTime asked = 0;
+	OrbitTime	now;
 
 	if (WorkerPid() != 0)
 	{
 		missing_since = 0;
 		return;
 	}
-	now = GetCurrentTimestamp();
+	now = OrbitNow();
 	if (missing_since == 0)
 		missing_since = now;
-	if (TimestampDifferenceExceeds(missing_since, now, GIVE_UP_MS))
+	if (OrbitElapsed(missing_since, now, GIVE_UP_MS))
 		ereport(FATAL,
 				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
 				 errmsg("the storage worker of orbit_fdw did not start"),
 				 errhint("Consider increasing max_worker_processes; the log may tell more.")));
-	if (TimestampDifferenceExceeds(asked, now, ASK_MS))
+	if (OrbitElapsed(asked, now, ASK_MS))
 	{
 		asked = now;
 		SendPostmasterSignal(PMSIGNAL_BACKGROUND_WORKER_CHANGE);
@@ -113,12 +112,12 @@ StartupWaitRound(void)
 }
 
 static void
-Nap(TimestampTz *told, const char *what)
+Nap(OrbitTime *told, const char *what)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	OrbitTime now = OrbitNow();
 
 	StartupWaitRound();
-	if (TimestampDifferenceExceeds(*told, now, TELL_MS))
+	if (OrbitElapsed(*told, now, TELL_MS))
 	{
 		*told = now;
 		ereport(LOG, (errmsg("recovery waits for the storage worker of orbit_fdw %s", what)));
@@ -131,7 +130,7 @@ Nap(TimestampTz *told, const char *what)
 static void
 FlushAndWait(void)
 {
-	TimestampTz told = GetCurrentTimestamp();
+	OrbitTime told = OrbitNow();
 	uint64		ticket;
 
 	if (WorkerNothingToFlush())
@@ -146,7 +145,7 @@ FlushAndWait(void)
 static void
 SnapshotAndWait(XLogRecPtr covered, TimeLineID timeline)
 {
-	TimestampTz told = GetCurrentTimestamp();
+	OrbitTime told = OrbitNow();
 	uint64		asked;
 
 	RequirePostmaster();
@@ -172,7 +171,7 @@ NoteTargetShutdown(int code, Datum arg)
 static void
 RedoBegin(void)
 {
-	TimestampTz told = GetCurrentTimestamp();
+	OrbitTime told = OrbitNow();
 
 	/* Without a record of ours, single-user mode may recover. */
 	if (!IsUnderPostmaster)
@@ -234,7 +233,7 @@ XlogRedo(XLogReaderState *record)
 static void
 FreezeBefore(TransactionId limit)
 {
-	TimestampTz told = GetCurrentTimestamp();
+	OrbitTime told = OrbitNow();
 	RelFileNode all = {InvalidOid, InvalidOid, InvalidOid};
 	TransactionId last = limit;
 	bool		done = false;

@@ -18,7 +18,6 @@
 #include "access/xlogrecovery.h"
 #include "storage/condition_variable.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
 #include "base/base.h"
 #include "store/store.h"
@@ -37,7 +36,8 @@ typedef struct Kept
 {
 	MemoryContext context;		/* of this one */
 	StoreSnapshot s;
-	TimestampTz superseded;		/* 0: not yet */
+	OrbitTime	since;			/* made, or found at the start */
+	OrbitTime	superseded;		/* 0: not yet */
 } Kept;
 
 static struct
@@ -46,8 +46,8 @@ static struct
 	int			n;
 	int			max;
 	uint64		next_serial;
-	TimestampTz not_before;		/* after a failure */
-	TimestampTz report_again;
+	OrbitTime	not_before;		/* after a failure */
+	OrbitTime	report_again;
 	bool		failed;
 	XLogRecPtr	gate;			/* redo pointer of the last one made for a checkpoint */
 	StoreSnapshot *leaving;		/* whose pool files are being removed */
@@ -119,8 +119,9 @@ Append(Kept *k)
 {
 	if (!WorkerGrow((void **) &snapshots.kept, snapshots.n, &snapshots.max, sizeof(Kept *)))
 		return false;
+	k->since = OrbitNow();
 	if (snapshots.n > 0)
-		snapshots.kept[snapshots.n - 1]->superseded = GetCurrentTimestamp();
+		snapshots.kept[snapshots.n - 1]->superseded = k->since;
 	snapshots.kept[snapshots.n++] = k;
 	TellProven();
 	return true;
@@ -214,13 +215,13 @@ Timeline(void)
 static void
 NoteFailure(const KvStatus *st)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	OrbitTime now = OrbitNow();
 
-	snapshots.not_before = TimestampTzPlusMilliseconds(now, RETRY_MS);
+	snapshots.not_before = OrbitLater(now, RETRY_MS);
 	if (snapshots.failed && now < snapshots.report_again)
 		return;
 	snapshots.failed = true;
-	snapshots.report_again = TimestampTzPlusMilliseconds(now, REPORT_MS);
+	snapshots.report_again = OrbitLater(now, REPORT_MS);
 	KvRaise(LOG, st, "could not make a snapshot of RocksDB");
 	ereport(LOG,
 			(errmsg("checkpoints have to wait until a snapshot of RocksDB can be made"),
@@ -256,7 +257,7 @@ Make(XLogRecPtr covered, TimeLineID timeline)
 {
 	Kept	   *k;
 
-	if (snapshots.failed && GetCurrentTimestamp() < snapshots.not_before)
+	if (snapshots.failed && OrbitNow() < snapshots.not_before)
 		return false;
 	k = NewKept();
 	if (!MakeOne(k, covered, timeline))
@@ -372,10 +373,10 @@ MuchIsHeld(void)
 }
 
 static void
-FreeSpace(TimestampTz now)
+FreeSpace(OrbitTime now)
 {
 	if (snapshots.n == 0 || snapshots.leaving != NULL || WorkerBackupRuns() ||
-		!TimestampDifferenceExceeds(snapshots.kept[snapshots.n - 1]->s.made, now, orbit_snapshot_keep))
+		!OrbitElapsed(snapshots.kept[snapshots.n - 1]->since, now, orbit_snapshot_keep))
 		return;
 	if (MuchIsHeld())
 		(void) WorkerMakeSnapshot();
@@ -384,12 +385,12 @@ FreeSpace(TimestampTz now)
 /* ---- removing -------------------------------------------------------------------------------- */
 
 static bool
-MayGo(int i, TimestampTz now)
+MayGo(int i, OrbitTime now)
 {
 	const Kept *k = snapshots.kept[i];
 
 	return i < snapshots.n - KEEP_NEWEST &&
-		TimestampDifferenceExceeds(k->superseded, now, orbit_snapshot_keep) &&
+		OrbitElapsed(k->superseded, now, orbit_snapshot_keep) &&
 		!WorkerBackupNeeds(k->s.serial);
 }
 
@@ -412,7 +413,7 @@ RemoveOne(int i)
 static void
 RemoveFiles(void)
 {
-	TimestampTz start = GetCurrentTimestamp();
+	OrbitTime start = OrbitNow();
 	bool		copied = WorkerBackupRuns();
 	int			done = 0;
 
@@ -430,7 +431,7 @@ RemoveFiles(void)
 }
 
 static void
-Remove(TimestampTz now)
+Remove(OrbitTime now)
 {
 	if (snapshots.leaving != NULL)
 	{
@@ -448,16 +449,16 @@ Remove(TimestampTz now)
 }
 
 void
-WorkerSnapshotStep(TimestampTz now)
+WorkerSnapshotStep(OrbitTime now)
 {
-	static TimestampTz looked = 0;
+	static OrbitTime looked = 0;
 
 	WorkerBackupsLook();
 	ServeStartup();
 	WorkerProofStep();
 	if (worker.leaving)
 		return;
-	if (snapshots.leaving == NULL && !TimestampDifferenceExceeds(looked, now, LOOK_MS))
+	if (snapshots.leaving == NULL && !OrbitElapsed(looked, now, LOOK_MS))
 		return;
 	looked = now;
 	FreeSpace(now);

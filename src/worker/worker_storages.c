@@ -29,7 +29,6 @@
 #include "storage/procarray.h"
 #include "storage/standby.h"
 #include "utils/snapmgr.h"
-#include "utils/timestamp.h"
 
 #include "base/base.h"
 #include "membuf/membuf.h"
@@ -38,7 +37,7 @@
 #include "worker/worker_internal.h"
 
 #define REAP_MS				500
-#define RETRY_MS			5000
+#define RETRY_MS			1000
 
 /*
  * Where nothing happens nothing is dropped.  After CLEAN_ROUNDS rounds that found nothing the worker looks
@@ -81,7 +80,7 @@ typedef struct Activity
 } Activity;
 
 static Phase phase = PHASE_IDLE;
-static TimestampTz next_round = 0;
+static OrbitTime next_round = 0;
 static Activity last_activity;
 static int	clean_rounds = 0;
 static int	skipped_rounds = 0;
@@ -298,7 +297,7 @@ EndRound(bool clean)
 {
 	phase = PHASE_IDLE;
 	clean_rounds = clean ? clean_rounds + 1 : 0;
-	next_round = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), orbit_collect_interval);
+	next_round = OrbitLater(OrbitNow(), orbit_collect_interval);
 }
 
 /* An error, or the server's state has changed: nothing that was found counts. */
@@ -326,7 +325,7 @@ LookSlice(bool recovery)
 	int			before = ncandidates;
 	int			done = 0;
 	bool		end = false;
-	TimestampTz start = GetCurrentTimestamp();
+	OrbitTime start = OrbitNow();
 	KvIter	   *it = OpenRecords(ORBIT_PG_TABLES);
 
 	if (it == NULL || !RowNothingMoves(&moves))
@@ -382,7 +381,7 @@ ConfirmSlice(bool recovery)
 	int			first = confirmed;
 	int			done = 0;
 	bool	   *gone;
-	TimestampTz start = GetCurrentTimestamp();
+	OrbitTime start = OrbitNow();
 	KvIter	   *it = OpenRecords(ORBIT_PG_TABLES);
 
 	if (it == NULL || !RowNothingMoves(&moves))
@@ -487,7 +486,7 @@ StartRound(bool recovery)
 {
 	if (NothingHappened(recovery))
 	{
-		next_round = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), orbit_collect_interval);
+		next_round = OrbitLater(OrbitNow(), orbit_collect_interval);
 		return;
 	}
 	if (!ListDropped())
@@ -504,7 +503,7 @@ StartRound(bool recovery)
 /* ---- one turn ------------------------------------------------------------------------------------------ */
 
 static void
-Collect(TimestampTz now)
+Collect(OrbitTime now)
 {
 	static bool was_recovery = false;
 	bool		recovery;
@@ -519,7 +518,7 @@ Collect(TimestampTz now)
 	{
 		case PHASE_IDLE:
 			/* a shorter interval may have been set meanwhile */
-			next_round = Min(next_round, TimestampTzPlusMilliseconds(now, orbit_collect_interval));
+			next_round = Min(next_round, OrbitLater(now, orbit_collect_interval));
 			if (now >= next_round)
 				StartRound(recovery);
 			break;
@@ -539,9 +538,9 @@ Collect(TimestampTz now)
 }
 
 void
-WorkerStoragesStep(TimestampTz now)
+WorkerStoragesStep(OrbitTime now)
 {
-	static TimestampTz next_reap = 0;
+	static OrbitTime next_reap = 0;
 
 	if (worker.leaving || worker.failures > 0)
 		return;
@@ -550,6 +549,6 @@ WorkerStoragesStep(TimestampTz now)
 	{
 		bool		ok = WorkerReap();
 
-		next_reap = TimestampTzPlusMilliseconds(now, ok ? REAP_MS : RETRY_MS);
+		next_reap = OrbitLater(now, ok ? REAP_MS : RETRY_MS);
 	}
 }
