@@ -14,7 +14,7 @@ use PostgreSQL::Test::Utils;
 use OrbitNode qw(orbit_node);
 use OrbitTwin qw(script duel compare);
 
-my $seeds = $ENV{ORBIT_TWIN_SEEDS} // 6;
+my $seeds = $ENV{ORBIT_TWIN_SEEDS} // 2;
 my $statements = $ENV{ORBIT_TWIN_STATEMENTS} // 1500;
 # A fresh one every time beside those that never change; a failure names its seed.
 my @seeds = defined $ENV{ORBIT_SEED} ? ($ENV{ORBIT_SEED}) : (1 .. $seeds, time % 1000000 + 1000);

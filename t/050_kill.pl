@@ -3,7 +3,7 @@
 # each restart every acknowledged commit is there, an unacknowledged one is there
 # wholly or not at all, and nothing else is.  See t/lib/OrbitLoad.pm for the load.
 #
-#   ORBIT_KILLS=2000   more of it (100 by default)
+#   ORBIT_KILLS=2000   more of it (60 by default)
 #   ORBIT_SEED=5       another order of kills
 use strict;
 use warnings;
@@ -17,7 +17,7 @@ use OrbitLoad qw(load_schema load_rows load_side held_prepare held_rows);
 use OrbitKill;
 use OrbitNode qw(orbit_node);
 
-my $kills = $ENV{ORBIT_KILLS} // 100;
+my $kills = $ENV{ORBIT_KILLS} // 60;
 my $clients = 4;
 my $batch = 400;     # transactions a client is given; more than it can do in a cycle
 srand($ENV{ORBIT_SEED} // 1);

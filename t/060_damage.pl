@@ -7,6 +7,7 @@ use FindBin;
 use lib "$FindBin::RealBin/lib";
 use PostgreSQL::Test::Utils;
 use Test::More;
+use OrbitDamage qw(flip flip_a_bit);
 use OrbitNode qw(orbit_node);
 
 my $seed = $ENV{ORBIT_SEED} // 1;
@@ -55,18 +56,6 @@ sub manifest
 sub sst_files
 {
 	return sort { -s $b <=> -s $a || $a cmp $b } glob("$live/*.sst");
-}
-
-sub flip
-{
-	my ($file, $at, $mask) = @_;
-	open my $f, '+<:raw', $file or die "$file: $!";
-	seek $f, $at, 0;
-	read $f, my $byte, 1;
-	seek $f, $at, 0;
-	print $f chr(ord($byte) ^ $mask);
-	close $f or die "$file: $!";
-	return;
 }
 
 # Where the records of a RocksDB log begin: blocks of 32 kB, headers of checksum (4), length (2), type (1).
@@ -197,10 +186,7 @@ for my $try (1 .. $ENV{ORBIT_DAMAGE} // 12)
 		sub {
 			my @files = ((sst_files())[ 0 .. 3 ], sst_files(), manifest(), "$live/CURRENT");
 			my $file = $files[ rand @files ];
-			my $at = int rand -s $file;
-			my $mask = 1 << int rand 8;
-			$where = sprintf '%s, byte %d of %d, mask %02x', substr($file, length($live) + 1), $at, -s $file, $mask;
-			flip($file, $at, $mask);
+			($where) = flip_a_bit($file, int rand -s $file);
 		});
 	ok((grep { /^(?:right|no server|XX001|58030)$/ } $a, $b) == 2, "$where: $a, $b");
 	unlike($log, qr/PANIC|terminated by signal/, 'and nothing crashes');

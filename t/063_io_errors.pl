@@ -7,6 +7,7 @@ use lib "$FindBin::RealBin/lib";
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
+use OrbitDamage qw(flip flip_a_bit);
 use OrbitFaults qw(use_faults set_fault clear_faults fault_hits);
 use OrbitNode qw(orbit_node in_background wait_done);
 use OrbitSession;
@@ -92,9 +93,10 @@ my ($name) = $largest =~ m{([^/]+)$};
 # No compaction may replace it: one would wait at its first write.
 set_fault($node, 'worker', 'write', '*live/*.sst', 'wait');
 
+my $control = OrbitSession->new($node, 'postgres', 60);
 my $fault;
-sub fault { $fault = set_fault($node, @_); return $fault }
-sub unfault { clear_faults($node, $fault); return }
+sub fault { $fault = set_fault($control, @_); return $fault }
+sub unfault { clear_faults($control, $fault); return }
 
 # ---- the next reads fail --------------------------------------------------------------------------
 
@@ -164,6 +166,7 @@ for my $case ([ 'open', '*.sst' ], [ 'read', '*MANIFEST*' ], [ 'open', '*MANIFES
 }
 
 clear_faults($node);
+$_->quit for $session, $control;
 
 # ---- the worker ---------------------------------------------------------------------------------------------
 
@@ -221,18 +224,6 @@ $node->restart;
 my %query = map { $_ => "SELECT count(*), sum(hashtextextended(${_}::text, 0)) FROM $_" } qw(a b);
 my %sums = map { $_ => sql($query{$_}) } keys %query;
 
-sub flip
-{
-	my ($file, $at, $mask) = @_;
-	open my $f, '+<:raw', $file or die "$file: $!";
-	seek $f, $at, 0;
-	read $f, my $byte, 1;
-	seek $f, $at, 0;
-	print $f chr(ord($byte) ^ $mask);
-	close $f or die "$file: $!";
-	return;
-}
-
 # Regions of a table file, from its end: footer; index of its parts, properties; filter and index; rows.
 sub position
 {
@@ -246,17 +237,14 @@ sub position
 my %seen = (right => 0, error => 0, verify => 0);
 my @wrong;
 my @missed;
-my $tries = $ENV{ORBIT_DAMAGE} // 100;
+my $tries = $ENV{ORBIT_DAMAGE} // 60;
 for my $try (1 .. $tries)
 {
 	my @sst = sort { -s $b <=> -s $a || $a cmp $b } glob("$live/*.sst");
 	my $file = $try % 10 == 0 ? (glob("$live/MANIFEST-*"))[0] : $try % 10 == 5 ? "$live/CURRENT"
 	  : rand() < 0.6 ? $sst[ rand(@sst < 4 ? @sst : 4) ] : $sst[ rand @sst ];
 	my $at = $file =~ /sst$/ ? position(-s $file) : int rand -s $file;
-	my $mask = 1 << int rand 8;
-	my $where = sprintf '%s, byte %d of %d, mask %02x', substr($file, length($live) + 1), $at, -s $file, $mask;
-
-	flip($file, $at, $mask);
+	my ($where, $mask) = flip_a_bit($file, $at);
 	my ($rc, $out, $err) = $node->psql('postgres',
 		"\\set VERBOSITY verbose\n\\set ON_ERROR_STOP 0\n\\echo a\n$query{a};\n\\echo b\n$query{b};\n\\echo index\n" .
 		"SET enable_seqscan = off; SELECT count(*), sum(hashtextextended(a::text, 0)) FROM a WHERE id > 0;\n\\echo verify\nSELECT relation FROM orbit_verify() WHERE problem IS NOT NULL;",

@@ -5,6 +5,8 @@
 #   clear_faults($node, [number])
 #   fault_hits($node, number)                  calls that fitted so far
 #   fault_at_start(...)                        the value of ORBIT_FAULTS for one such fault
+#
+# Instead of the node an OrbitSession may be given, where there are many faults one after the other.
 package OrbitFaults;
 
 use strict;
@@ -25,24 +27,30 @@ CREATE FUNCTION orbit_fault_clear(number int) RETURNS void AS 'orbit_fdw' LANGUA
 	return;
 }
 
+sub query
+{
+	my ($on, $sql) = @_;
+	return $on->isa('OrbitSession') ? $on->ask($sql) : $on->safe_psql('postgres', $sql);
+}
+
 sub set_fault
 {
-	my ($node, $who, $calls, $pattern, $action, $skip, $times) = @_;
-	return $node->safe_psql('postgres',
+	my ($on, $who, $calls, $pattern, $action, $skip, $times) = @_;
+	return query($on,
 		sprintf(q{SELECT orbit_fault_set('%s', '%s', '%s', '%s', %d, %d)}, $who, $calls, $pattern, $action, $skip // 0, $times // 0));
 }
 
 sub clear_faults
 {
-	my ($node, $number) = @_;
-	$node->safe_psql('postgres', sprintf('SELECT orbit_fault_clear(%d)', $number // -1));
+	my ($on, $number) = @_;
+	query($on, sprintf('SELECT orbit_fault_clear(%d)', $number // -1));
 	return;
 }
 
 sub fault_hits
 {
-	my ($node, $number) = @_;
-	return $node->safe_psql('postgres', "SELECT orbit_fault_hits($number)");
+	my ($on, $number) = @_;
+	return query($on, "SELECT orbit_fault_hits($number)");
 }
 
 sub fault_at_start

@@ -11,6 +11,7 @@ package OrbitNode;
 use strict;
 use warnings;
 use Exporter qw(import);
+use Fcntl qw(:flock);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Time::HiRes qw(sleep);
@@ -30,6 +31,35 @@ my @orbit_settings = (
 	q{orbit.block_cache_size = '1MB'},
 	q{orbit.flush_interval = '200ms'});
 
+# The first server of each program is a copy of one that initdb has made for all of them; it alone,
+# or servers of one test would be the same cluster.
+my $copied = 0;
+
+sub init_node
+{
+	my ($node, %init) = @_;
+	my $run = \&PostgreSQL::Test::Utils::system_or_bail;
+	return $node->init(%init) if $copied++;
+	no warnings 'redefine';
+	local *PostgreSQL::Test::Utils::system_or_bail = sub {
+		my ($program, @args) = @_;
+		return $run->(@_) if $program ne 'initdb';
+		my $data = $node->data_dir;
+		my $template = join('_', "$ENV{TESTDIR}/initdb", map { s/\W//gr } grep { $_ ne $data } @args);
+		open(my $lock, '>', "$template.lock") or die "$template.lock: $!";
+		flock($lock, LOCK_EX) or die "flock: $!";
+		if (!-d $template)
+		{
+			$run->('rm', '-rf', "$template.new");
+			$run->('initdb', map { $_ eq $data ? "$template.new" : $_ } @args);
+			rename("$template.new", $template) or die "rename: $!";
+		}
+		close $lock;
+		return $run->('cp', '-a', $template, $data);
+	};
+	return $node->init(%init);
+}
+
 # orbit_node(name, [options of init,] settings...): initialized and started, with the
 # extension, and the stop points' functions in database postgres.
 sub orbit_node
@@ -37,7 +67,7 @@ sub orbit_node
 	my ($name, @settings) = @_;
 	my %init = (allows_streaming => 0, ref $settings[0] ? %{ shift @settings } : ());
 	my $node = PostgreSQL::Test::Cluster->new($name);
-	$node->init(%init);
+	init_node($node, %init);
 	$node->append_conf('postgresql.conf', join("\n", $heap ? () : @orbit_settings,
 			q{shared_buffers = '16MB'}, q{autovacuum_naptime = '1s'}, q{max_prepared_transactions = 20}, @settings, ''));
 	$node->start;
