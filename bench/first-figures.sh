@@ -13,8 +13,7 @@
 #   CONF="..."    more settings, one a line
 #   KEEP=1        keep the scratch directory
 set -u
-. "$(dirname "$0")/../scripts/common.sh"
-find_postgres
+. "$(dirname "$0")/server.sh"
 
 SCALE=${SCALE:-30}
 ROUNDS=${ROUNDS:-3}
@@ -24,55 +23,6 @@ ONLY=${ONLY:-load size scan point select tpcb hot insert update}
 LOOKUPS=300000
 ROWS=$((SCALE * 100000))
 AMS="heap orbit"
-
-# A development build carries assertions: its figures would mean nothing.
-if nm -D --undefined-only "$("$PG_CONFIG" --pkglibdir)/orbit_fdw.so" | grep -q ExceptionalCondition; then
-	die "a development build is installed: run make install"
-fi
-
-# ---- the server -------------------------------------------------------------
-
-SCRATCH=$(mktemp -d /tmp/orbit_fdw_bench.XXXXXX) || die "cannot make a directory in /tmp"
-chmod 755 "$SCRATCH"
-[ "$(id -u)" -ne 0 ] || chown "$OWNER" "$SCRATCH"
-export PGHOST=$SCRATCH PGPORT=5432 PGUSER=bench
-unset PGDATABASE PGOPTIONS PGSERVICE
-
-clean_up()
-{
-	as_owner "$BINDIR/pg_ctl" -D "$SCRATCH/data" -m immediate stop >/dev/null 2>&1
-	[ -n "${KEEP:-}" ] && echo "Kept $SCRATCH" && return
-	rm -rf "$SCRATCH"
-}
-trap clean_up EXIT
-trap 'exit 130' INT TERM
-
-start_server()
-{
-	as_owner "$BINDIR/initdb" -D "$SCRATCH/data" -U bench -A trust --no-locale -E UTF8 >/dev/null ||
-		die "initdb failed"
-	as_owner tee -a "$SCRATCH/data/postgresql.conf" >/dev/null <<-END
-		listen_addresses = ''
-		unix_socket_directories = '$SCRATCH'
-		shared_preload_libraries = 'orbit_fdw'
-		shared_buffers = 1GB
-		max_wal_size = 8GB
-		checkpoint_timeout = 15min
-		${CONF:-}
-	END
-	as_owner "$BINDIR/pg_ctl" -D "$SCRATCH/data" -l "$SCRATCH/log" -w start >/dev/null ||
-		die "the server did not start: $(tail -1 "$SCRATCH/log")"
-}
-
-sql()							# sql DATABASE STATEMENT...
-{
-	local db=$1 args=()
-
-	shift
-	for statement; do args+=(-c "$statement"); done
-	as_owner "$BINDIR/psql" -X -q -At -v ON_ERROR_STOP=1 -d "$db" "${args[@]}" ||
-		die "failed: $*"
-}
 
 # Milliseconds of the last statement; those before it warm up and set.
 timed()
@@ -140,7 +90,7 @@ rounds()						# rounds FUNCTION: in turn
 
 settle()						# all of it on disk, nothing left to do
 {
-	sql "$1" "SELECT orbit_flush()" "CHECKPOINT" >/dev/null
+	sql_in "$1" "SELECT orbit_flush()" "CHECKPOINT" >/dev/null
 }
 
 # ---- the measurements --------------------------------------------------------
@@ -150,25 +100,25 @@ prepare()
 	local am
 
 	for am in $AMS; do
-		sql postgres "CREATE DATABASE $am"
-		sql "$am" "CREATE EXTENSION orbit_fdw" \
+		sql_in postgres "CREATE DATABASE $am"
+		sql_in "$am" "CREATE EXTENSION orbit_fdw" \
 			"ALTER DATABASE $am SET default_table_access_method = $am"
 		as_owner "$BINDIR/pgbench" -i -q -s "$SCALE" --foreign-keys "$am" >/dev/null 2>&1 ||
 			die "pgbench -i failed for $am"
-		sql "$am" "CREATE TABLE copied (LIKE pgbench_accounts INCLUDING ALL)" \
+		sql_in "$am" "CREATE TABLE copied (LIKE pgbench_accounts INCLUDING ALL)" \
 			"CREATE TABLE events (id bigserial PRIMARY KEY, at timestamptz DEFAULT now(), body text)" \
 			"ANALYZE"
 	done
-	sql heap "COPY pgbench_accounts TO '$SCRATCH/accounts'"
+	sql_in heap "COPY pgbench_accounts TO '$SCRATCH/accounts'"
 	settle orbit
 }
 
 table_bytes()
 {
 	if [ "$1" = heap ]; then
-		sql heap "SELECT pg_table_size('copied')"
+		sql_in heap "SELECT pg_table_size('copied')"
 	else
-		sql orbit "SELECT sum(bytes) FROM orbit_column_families()"
+		sql_in orbit "SELECT sum(bytes) FROM orbit_column_families()"
 	fi
 }
 
@@ -177,12 +127,12 @@ load()
 {
 	local am=$1 before=0 lsn
 
-	sql "$am" "TRUNCATE copied"
+	sql_in "$am" "TRUNCATE copied"
 	settle "$am"
 	[ "$am" = orbit ] && before=$(table_bytes orbit)
-	lsn=$(sql "$am" "SELECT pg_current_wal_insert_lsn()")
+	lsn=$(sql_in "$am" "SELECT pg_current_wal_insert_lsn()")
 	note load "$am" "$(timed "$am" "COPY copied FROM '$SCRATCH/accounts'")"
-	note wal "$am" "$(sql "$am" "SELECT pg_current_wal_insert_lsn() - '$lsn'")"
+	note wal "$am" "$(sql_in "$am" "SELECT pg_current_wal_insert_lsn() - '$lsn'")"
 	settle "$am"
 	note size "$am" $(($(table_bytes "$am") - before))
 }
@@ -246,7 +196,8 @@ update()
 
 # ---- the run ------------------------------------------------------------------
 
-start_server
+make_server data 'shared_buffers = 1GB' 'max_wal_size = 8GB' 'checkpoint_timeout = 15min'
+start data
 prepare
 wanted load || wanted size || wanted update && rounds load
 wanted scan && rounds scan
@@ -279,6 +230,6 @@ row update s less "UPDATE of a tenth of the rows, on every page" 1000
 
 echo
 echo "$(nproc) cores, $("$BINDIR/postgres" --version); settings that differ from initdb's, and orbit's:"
-sql postgres "SELECT '  ' || name || ' = ' || current_setting(name) FROM pg_settings
+sql_in postgres "SELECT '  ' || name || ' = ' || current_setting(name) FROM pg_settings
 	WHERE name LIKE 'orbit.%' OR name IN ('shared_buffers', 'fsync', 'synchronous_commit', 'full_page_writes',
 		'max_wal_size', 'checkpoint_timeout', 'autovacuum') ORDER BY name"

@@ -14,74 +14,12 @@
 #   CONF="..."    more settings, one a line
 #   KEEP=1        keep the scratch directory
 set -u
-. "$(dirname "$0")/../scripts/common.sh"
-find_postgres
+. "$(dirname "$0")/server.sh"
 
 ROWS=${ROWS:-500000}
 ROUNDS=${ROUNDS:-3}
 ONLY=${ONLY:-copy insert update index delete}
 AMS="heap orbit"
-
-# A development build carries assertions: its figures would mean nothing.
-if nm -D --undefined-only "$("$PG_CONFIG" --pkglibdir)/orbit_fdw.so" | grep -q ExceptionalCondition; then
-	die "a development build is installed: run make install"
-fi
-
-SCRATCH=$(mktemp -d /tmp/orbit_fdw_bench.XXXXXX) || die "cannot make a directory in /tmp"
-chmod 755 "$SCRATCH"
-[ "$(id -u)" -ne 0 ] || chown "$OWNER" "$SCRATCH"
-export PGHOST=$SCRATCH PGPORT=5432 PGUSER=bench
-unset PGDATABASE PGOPTIONS PGSERVICE
-
-clean_up()
-{
-	for data in "$SCRATCH"/*/postmaster.pid; do
-		[ -f "$data" ] && as_owner "$BINDIR/pg_ctl" -D "$(dirname "$data")" -m immediate stop >/dev/null 2>&1
-	done
-	[ -n "${KEEP:-}" ] && echo "Kept $SCRATCH" && return
-	rm -rf "$SCRATCH"
-}
-trap clean_up EXIT
-trap 'exit 130' INT TERM
-
-# ---- servers ------------------------------------------------------------------
-
-make_server()
-{
-	as_owner "$BINDIR/initdb" -D "$SCRATCH/main" -U bench -A trust --no-locale -E UTF8 >/dev/null ||
-		die "initdb failed"
-	as_owner tee -a "$SCRATCH/main/postgresql.conf" >/dev/null <<-END
-		listen_addresses = ''
-		unix_socket_directories = '$SCRATCH'
-		shared_preload_libraries = 'orbit_fdw'
-		shared_buffers = 1GB
-		max_wal_size = 16GB
-		wal_keep_size = 64GB
-		checkpoint_timeout = 1h
-		autovacuum = off
-		restore_command = 'false'
-		${CONF:-}
-	END
-}
-
-start()							# start DIRECTORY
-{
-	as_owner "$BINDIR/pg_ctl" -D "$SCRATCH/$1" -l "$SCRATCH/$1.log" -w -t 3600 start >/dev/null ||
-		die "the server did not start: $(tail -1 "$SCRATCH/$1.log")"
-}
-
-stop()							# stop DIRECTORY MODE
-{
-	as_owner "$BINDIR/pg_ctl" -D "$SCRATCH/$1" -m "$2" -w -t 3600 stop >/dev/null || die "the server does not stop"
-}
-
-sql()							# sql STATEMENT...
-{
-	local args=()
-
-	for statement; do args+=(-c "$statement"); done
-	as_owner "$BINDIR/psql" -X -q -At -v ON_ERROR_STOP=1 -d postgres "${args[@]}" || die "failed: $*"
-}
 
 # ---- loads ----------------------------------------------------------------------
 
@@ -178,7 +116,8 @@ row()							# row LOAD TEXT ROWS
 
 # ---- the run ---------------------------------------------------------------------------
 
-make_server
+make_server main 'shared_buffers = 1GB' 'max_wal_size = 16GB' 'wal_keep_size = 64GB' 'checkpoint_timeout = 1h' \
+	'autovacuum = off' "restore_command = 'false'"
 start main
 sql "CREATE EXTENSION orbit_fdw"
 for am in $AMS; do

@@ -18,8 +18,7 @@
 # "back after" is the time from the end of the statements until disk use is no more than 1.2 times
 # that of the same rows freshly loaded.
 set -u
-. "$(dirname "$0")/../scripts/common.sh"
-find_postgres
+. "$(dirname "$0")/server.sh"
 
 ROWS=${ROWS:-300000}
 PER_ROW=${PER_ROW:-10}
@@ -31,58 +30,16 @@ AMS=${AMS:-heap orbit}
 SETTLE=${SETTLE:-600}
 IDLE=20
 
-# A development build carries assertions: its figures would mean nothing.
-if nm -D --undefined-only "$("$PG_CONFIG" --pkglibdir)/orbit_fdw.so" | grep -q ExceptionalCondition; then
-	die "a development build is installed: run make install"
-fi
-
 # ---- the server -------------------------------------------------------------
-
-SCRATCH=$(mktemp -d /tmp/orbit_fdw_bench.XXXXXX) || die "cannot make a directory in /tmp"
-chmod 755 "$SCRATCH"
-[ "$(id -u)" -ne 0 ] || chown "$OWNER" "$SCRATCH"
-export PGHOST=$SCRATCH PGPORT=5432 PGUSER=bench PGDATABASE=postgres
-unset PGOPTIONS PGSERVICE
-
-stop_server()
-{
-	as_owner "$BINDIR/pg_ctl" -D "$SCRATCH/data" -m immediate stop >/dev/null 2>&1
-	rm -rf "$SCRATCH/data"
-}
-
-clean_up()
-{
-	[ -n "${KEEP:-}" ] && echo "Kept $SCRATCH" && return
-	stop_server
-	rm -rf "$SCRATCH"
-}
-trap clean_up EXIT
-trap 'exit 130' INT TERM
 
 # A new one for each table, so that all of RocksDB's directory is its.
 start_server()					# start_server AM
 {
-	stop_server
-	as_owner "$BINDIR/initdb" -D "$SCRATCH/data" -U bench -A trust --no-locale -E UTF8 >/dev/null ||
-		die "initdb failed"
-	as_owner tee -a "$SCRATCH/data/postgresql.conf" >/dev/null <<-END
-		listen_addresses = ''
-		unix_socket_directories = '$SCRATCH'
-		shared_preload_libraries = 'orbit_fdw'
-		max_wal_size = 8GB
-		${CONF:-}
-	END
-	as_owner "$BINDIR/pg_ctl" -D "$SCRATCH/data" -l "$SCRATCH/log" -w start >/dev/null ||
-		die "the server did not start: $(tail -1 "$SCRATCH/log")"
+	[ ! -d "$SCRATCH/data" ] || stop data immediate
+	rm -rf "$SCRATCH/data"
+	make_server data 'max_wal_size = 8GB'
+	start data
 	sql "CREATE EXTENSION orbit_fdw" "ALTER DATABASE postgres SET default_table_access_method = $1"
-}
-
-sql()							# sql STATEMENT...
-{
-	local args=()
-
-	for statement; do args+=(-c "$statement"); done
-	as_owner "$BINDIR/psql" -X -q -At -v ON_ERROR_STOP=1 "${args[@]}" || die "failed: $*"
 }
 
 # A session that runs the statements and stays, until let_go.

@@ -9,6 +9,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use OrbitNode qw(orbit_node in_background wait_done kill_all_and_start);
 use OrbitPair qw(create_pair pair_is_same);
+use OrbitXids qw(set_next_xid);
 
 my $node = orbit_node('main', 'autovacuum = off', q{orbit.flush_interval = '1h'}, q{checkpoint_timeout = '1h'},
 	'fsync = off');
@@ -24,15 +25,12 @@ sub same
 }
 
 # The next transaction is this one; of those before it nothing is known but what is frozen.
-sub set_next_xid
+sub go_on_at
 {
 	my ($xid) = @_;
 	$node->command_ok([ 'vacuumdb', '--all', '--freeze', '-q' ], 'rows of the catalogs are frozen');
 	$node->stop;
-	# Of those that have no file yet, nobody has committed.
-	my $segment = $node->data_dir . sprintf('/pg_xact/%04X', $xid / (8192 * 4 * 32));
-	append_to_file($segment, "\0" x (8192 * 32)) unless -e $segment;
-	command_ok([ 'pg_resetwal', '-x', $xid, '-D', $node->data_dir ], "the next transaction is $xid");
+	set_next_xid($node, $xid);
 	$node->start;
 	return;
 }
@@ -127,11 +125,11 @@ sub scenario
 query('UPDATE pg_database SET datallowconn = true');
 # In steps of less than 2^31, as the age of a table is.  VACUUM does not freeze orbit
 # tables, so there are none yet.
-set_next_xid($_) for 2_000_000_000, 3_000_000_000;
+go_on_at($_) for 2_000_000_000, 3_000_000_000;
 create_pair($node);
 scenario('at 3,000,000,000');
 
-set_next_xid(2**32 - 300);
+go_on_at(2**32 - 300);
 same('after a step to 2^32 - 300');
 my ($old, $new) = scenario('over 2^32');
 ok($old < 2**32 && $new > 2**32, "from $old to $new");

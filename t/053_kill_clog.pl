@@ -10,6 +10,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use OrbitNode qw(orbit_node set_stop stop_at wait_stopped worker_pid wait_recovered kill_all_and_start);
 use OrbitPair qw(create_pair pair_is_same);
+use OrbitXids qw(set_next_xid);
 
 my $node = orbit_node('primary', { allows_streaming => 1 }, 'autovacuum = off', q{orbit.reclaim_delay = '1h'},
 	q{orbit.flush_interval = '1h'}, 'restart_after_crash = on', 'log_statement = none', 'fsync = off');
@@ -20,15 +21,7 @@ sub sql { return $node->safe_psql('postgres', $_[0]) }
 # Old rows, deleted ones, those of aborted transactions, in RocksDB's files; the twin is frozen.
 sql('CALL churn(1, 500, 800, 5); BEGIN; CALL change(0, 9000, 1); CALL change(2, 5, 5); ROLLBACK; SELECT orbit_flush()');
 $node->stop;
-system('pg_resetwal', '-x', 3_100_000, $node->data_dir) == 0 or die 'pg_resetwal';
-for my $segment (0 .. 2)
-{
-	my $file = $node->data_dir . sprintf('/pg_xact/%04X', $segment);
-	my $size = -s $file // 0;
-	open(my $fh, '>>:raw', $file) or die "$file: $!";
-	print $fh "\0" x (32 * 8192 - $size);
-	close $fh;
-}
+set_next_xid($node, 3_100_000, 0);
 $node->start;
 sql('CALL churn(1, 500, 100, 6)');
 $node->stop;

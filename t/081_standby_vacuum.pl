@@ -7,6 +7,7 @@ use FindBin;
 use lib "$FindBin::RealBin/lib";
 
 use OrbitNode qw(orbit_node orbit_standby);
+use OrbitXids qw(set_next_xid);
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -26,15 +27,7 @@ SELECT orbit_flush();
 
 # ---- a cluster in which 3 million transactions have gone by
 $primary->stop;
-system('pg_resetwal', '-x', 3_100_000, $primary->data_dir) == 0 or die 'pg_resetwal';
-for my $segment (0 .. 2)
-{
-	my $file = $primary->data_dir . sprintf('/pg_xact/%04X', $segment);
-	my $size = -s $file // 0;
-	open(my $fh, '>>:raw', $file) or die "$file: $!";
-	print $fh "\0" x (32 * 8192 - $size);
-	close $fh;
-}
+set_next_xid($primary, 3_100_000, 0);
 $primary->start;
 my $standby = orbit_standby($primary);
 

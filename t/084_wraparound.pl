@@ -10,13 +10,13 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use OrbitNode qw(orbit_node kill_all_and_start);
 use OrbitPair qw(create_pair pair_is_same);
+use OrbitXids qw(set_next_xid);
 
 my $node = orbit_node('main', 'autovacuum = off', 'autovacuum_naptime = 1s', 'autovacuum_vacuum_cost_delay = 0',
 	'autovacuum_max_workers = 6', 'fsync = off', 'wal_level = logical');
 
 # GetNewTransactionId() refuses from here on: 3 million ids before the oldest one comes round again.
 use constant STOP_BEFORE => 2**31 - 1 - 3_000_000;
-use constant SEGMENT_XIDS => 8192 * 4 * 32;
 
 sub query { return $node->safe_psql('postgres', $_[0]) }
 
@@ -32,17 +32,8 @@ sub pass_over
 {
 	my ($n) = @_;
 	my $next = query('SELECT pg_snapshot_xmax(pg_current_snapshot())') + $n;
-	my $xid = $next % 2**32;
 	$node->stop;
-	for my $back (0 .. $n / SEGMENT_XIDS + 1)
-	{
-		my $segment = ($xid / SEGMENT_XIDS - $back) % (2**32 / SEGMENT_XIDS);
-		my $file = $node->data_dir . sprintf('/pg_xact/%04X', $segment);
-		open my $fh, '>>', $file or die "$file: $!";
-		truncate $fh, SEGMENT_XIDS / 4;
-		close $fh;
-	}
-	command_ok([ 'pg_resetwal', '-x', $xid, '-e', $next >> 32, '-D', $node->data_dir ], "the next transaction is $next");
+	set_next_xid($node, $next, $next - $n);
 	$node->start;
 	return;
 }

@@ -9,6 +9,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use OrbitNode qw(orbit_node in_background wait_done);
+use OrbitXids qw(set_next_xid);
 
 my $node = orbit_node('primary', { allows_streaming => 1 }, q{autovacuum = off}, q{orbit.snapshot_keep = '1h'}, q{orbit.reclaim_delay = '1h'});
 
@@ -25,15 +26,7 @@ SELECT orbit_flush();
 
 # a cluster in which 3 million transactions have gone by
 $node->stop;
-system('pg_resetwal', '-x', 3_100_000, $node->data_dir) == 0 or die 'pg_resetwal';
-for my $segment (0 .. 2)
-{
-	my $file = $node->data_dir . sprintf('/pg_xact/%04X', $segment);
-	my $size = -s $file // 0;
-	open(my $fh, '>>:raw', $file) or die "$file: $!";
-	print $fh "\0" x (32 * 8192 - $size);
-	close $fh;
-}
+set_next_xid($node, 3_100_000, 0);
 $node->start;
 my $segment = $node->data_dir . '/pg_xact/0000';
 
