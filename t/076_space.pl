@@ -14,7 +14,7 @@ use Time::HiRes qw(sleep time);
 my $delay = 1;	# s: orbit.reclaim_delay
 my $bound = 60;	# s: a file's age, ten times that for a smaller share, and a slow machine
 my $node = orbit_node('main', q{orbit.write_buffer_size = '1MB'}, "orbit.reclaim_delay = '${delay}s'",
-	'fsync = off', q{orbit.snapshot_keep = '1s'}, q{autovacuum_naptime = '1s'}, 'autovacuum_vacuum_scale_factor = 0.05');
+	'fsync = off', q{orbit.snapshot_keep = '1s'}, q{orbit.collect_interval = '1s'}, q{autovacuum_naptime = '1s'}, 'autovacuum_vacuum_scale_factor = 0.05');
 my $live = $node->data_dir . '/orbit/pgsql_tmp_live';
 
 sub sql { return $node->safe_psql('postgres', $_[0]) }

@@ -254,7 +254,7 @@ extern bool WorkerDeleteRecords(WorkerRecordKeys *k);
 /* Room for one more element in a malloc'ed array of *max; false: out of memory. */
 extern bool WorkerGrow(void **array, int n, int *max, Size size);
 extern bool WorkerSliceIsOver(OrbitTime start, int done);
-extern void WorkerStoragesFailed(const KvStatus *st, const char *doing);
+extern void WorkerStoragesFailed(const KvStatus *st, const char *doing);	/* a literal */
 
 /* worker_snapshot.c: snapshots for backups.  False: none could be made, and that is logged. */
 extern void WorkerLoadSnapshots(void);

@@ -64,11 +64,13 @@ void
 WorkerStoragesFailed(const KvStatus *st, const char *doing)
 {
 	static OrbitTime reported = 0;
+	static const char *reported_doing = "";
 	OrbitTime now = OrbitNow();
 
-	if (!OrbitElapsed(reported, now, REPORT_MS))
+	if (strcmp(doing, reported_doing) == 0 && !OrbitElapsed(reported, now, REPORT_MS))
 		return;
 	reported = now;
+	reported_doing = doing;
 	KvRaise(LOG, st, doing);
 }
 

@@ -379,7 +379,7 @@ EncodePage(const std::map<int, Chain> &page)
 		for (auto &e : chain.second)
 		{
 			uint32_t	len = e.IsVersion() ? 12 + e.cid % 90 : e.kind == CODEC_DELETE ? 8 : 0;
-			vector<char> bytes(CODEC_ENTRY_HEADER + 100);
+			vector<char> bytes(CODEC_ENTRY_HEADER + len);
 			CodecEntry *entry = reinterpret_cast<CodecEntry *>(bytes.data());
 
 			entry->len = len;
