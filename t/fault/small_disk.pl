@@ -74,7 +74,7 @@ for my $round (1 .. 12)
 		# there may be too little to open RocksDB with; then nothing changes
 		$node->stop('immediate');
 		eval { $_->quit } for @writers;
-		my $refused = start_is_refused($node);
+		my $refused = start_is_refused($node, 10);
 		note($refused ? 'refused' : 'started');
 		if (!$refused) { $node->stop('immediate', fail_ok => 1) }
 		give_back();

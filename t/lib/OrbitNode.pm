@@ -100,12 +100,12 @@ sub orbit_standby
 }
 
 # A start that fails, or a server that has started and stops itself: the worker may find what is
-# wrong when it is too late for pg_ctl.  False: it stays.
+# wrong when it is too late for pg_ctl.  False: it stays, for so many seconds at least.
 sub start_is_refused
 {
-	my ($node) = @_;
+	my ($node, $patience) = @_;
 	$node->start(fail_ok => 1);
-	for (1 .. 10 * $timeout)
+	for (1 .. 10 * ($patience // $timeout))
 	{
 		last unless postmaster_pid($node->data_dir);
 		sleep 0.1;
