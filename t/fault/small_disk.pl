@@ -13,7 +13,7 @@ use OrbitPair qw(create_pair pair_is_same);
 my $disk = $ENV{ORBIT_SMALL_DISK} or die 'ORBIT_SMALL_DISK is not set: run make fault-test';
 
 my $node = orbit_node('small', 'autovacuum = off', q{orbit.flush_interval = '500ms'}, q{checkpoint_timeout = '1h'},
-	'max_wal_size = 1GB', q{orbit.reclaim_delay = 0}, q{orbit.reclaim_threshold = 0}, q{orbit.collect_interval = '200ms'},
+	'max_wal_size = 1GB', q{orbit.reclaim_delay = 0}, q{orbit.reclaim_threshold = 0}, q{orbit.collect_interval = '200ms'}, q{orbit.snapshot_keep = '1s'},
 	'log_statement = none', 'log_error_verbosity = verbose', 'restart_after_crash = on');
 create_pair($node);
 my $data = $node->data_dir;
