@@ -71,7 +71,7 @@ my %space = (
 	'flushed' => sub { sql('SELECT orbit_flush()') },
 	'compacted' => sub {
 		my $n = sql('SELECT pages_pruned FROM orbit_stat_reclaim()');
-		my $until = time + 30;
+		my $until = time + 180;
 		do
 		{
 			die 'it is not compacted' if time > $until;
@@ -144,7 +144,8 @@ for my $build (sort keys %build)
 		my $harmless = $change =~ /nothing|undone/ || $change eq 'replaced in place' && $build =~ /REINDEX$/;
 		my $few = $build =~ /parallel|VACUUM|CLUSTER|REINDEX C/;
 		next if $few and $change =~ /undone|replaced$/;
-		for my $space ($few || $harmless ? 'flushed' : ('in write buffers', 'compacted'))
+		my $compacts = $change eq 'deleted' || $build eq 'CREATE INDEX';
+		for my $space ($few || $harmless ? 'flushed' : ('in write buffers', $compacts ? 'compacted' : 'flushed'))
 		{
 			my $result = result('orbit', $change, $space, $build);
 			# several transactions: the later ones may prune, in the catalogs, what the earlier ones did
