@@ -14,6 +14,8 @@
  */
 #include "postgres.h"
 
+#include "access/parallel.h"
+#include "access/xlog.h"
 #include "catalog/catalog.h"
 #include "catalog/index.h"
 #include "commands/progress.h"
@@ -94,6 +96,15 @@ FeedColumns(IndexFeed *f, const RowVersion *v)
 
 /* ---- what standbys must know ------------------------------------------------------ */
 
+/* No: somebody compares an index with its table (amcheck), perhaps on a standby. */
+static bool
+FillsIndex(IndexFeed *f)
+{
+	return f->anyvisible || ReindexIsProcessingIndex(RelationGetRelid(f->index)) ||
+		f->index->rd_createSubid != InvalidSubTransactionId || IsParallelWorker() ||
+		!f->index->rd_index->indisvalid;
+}
+
 /*
  * An index that has been valid and is made anew, or gets a BRIN summary, was followed by every update in
  * place: the versions of a row have the same columns in it.  One that nobody had to heed was not.
@@ -111,7 +122,7 @@ VersionsAgree(IndexFeed *f)
 static void
 RemovedBegin(IndexFeed *f, bool versions_count, TransactionId limit)
 {
-	f->logs_removed = RelationNeedsWAL(f->table);
+	f->logs_removed = RelationNeedsWAL(f->table) && FillsIndex(f) && !RecoveryInProgress();
 	f->versions_count = versions_count;
 	f->removed_limit = limit;
 }
