@@ -15,7 +15,7 @@ use Time::HiRes qw(sleep time);
 my $primary = orbit_node('primary', { allows_streaming => 1 }, 'autovacuum = off', 'hot_standby_feedback = off', 'max_standby_streaming_delay = 0',
 	'orbit.reclaim_threshold = 1', 'orbit.reclaim_delay = 0', 'wal_receiver_status_interval = 1s', 'wal_retrieve_retry_interval = 100ms',
 	'min_parallel_table_scan_size = 0');
-$primary->safe_psql('postgres', 'CREATE TABLE other AS SELECT 1 AS n; CREATE TABLE ticks (n int); CREATE EXTENSION pg_walinspect');
+$primary->safe_psql('postgres', 'CREATE TABLE other AS SELECT 1 AS n; CREATE TABLE ticks (n int); CREATE EXTENSION pg_walinspect; CREATE EXTENSION amcheck');
 my $standby = orbit_standby($primary);
 my ($there, $here) = map { OrbitSession->new($_, 'postgres', 60) } $primary, $standby;
 
@@ -54,6 +54,7 @@ my %build = (
 	'REINDEX' => [ 't_pkey', 'REINDEX INDEX t_pkey' ],
 	'parallel REINDEX' => [ 't_pkey', 'REINDEX INDEX t_pkey' ],
 	'REINDEX CONCURRENTLY' => [ 't_pkey', 'REINDEX INDEX CONCURRENTLY t_pkey' ],
+	'amcheck, without a build' => [ 't_pkey', q{SELECT bt_index_check('t_pkey', true)} ],
 	'VACUUM FULL' => [ 't_pkey', 'VACUUM FULL t' ],
 	'CLUSTER' => [ 't_pkey', 'CLUSTER t USING t_pkey' ],
 	'CREATE INDEX' => [ 't_k', 'CREATE INDEX t_k ON t (k)' ],
@@ -130,10 +131,12 @@ sub result
 	$space{$space}->();
 	my $from = sql('SELECT pg_current_wal_flush_lsn()');
 	sql($command);
+	sql('INSERT INTO ticks VALUES (2)');
 	my $logged = sql(qq{SELECT count(*) FROM pg_get_wal_records_info('$from', pg_current_wal_flush_lsn()) WHERE resource_manager = 'orbit' AND record_type = 'CLEANUP'});
 	replayed() or return 'it is not replayed';
 	my $seen = by_index($reader, $index);
 	$reader->quit;
+	return 'amcheck on the standby fails' if $build =~ /amcheck/ and $here->ask($command) ne '';
 	return ($seen eq $right ? 'right' : $seen =~ $cancelled ? 'cancelled' : "wrong: $seen instead of $right") . ($logged ? ', logged' : '');
 }
 
@@ -141,8 +144,8 @@ for my $build (sort keys %build)
 {
 	for my $change (sort keys %change)
 	{
-		my $harmless = $change =~ /nothing|undone/ || $change eq 'replaced in place' && $build =~ /REINDEX$/;
-		my $few = $build =~ /parallel|VACUUM|CLUSTER|REINDEX C/;
+		my $harmless = $change =~ /nothing|undone/ || $build =~ /amcheck/ || $change eq 'replaced in place' && $build =~ /REINDEX$/;
+		my $few = $build =~ /amcheck|parallel|VACUUM|CLUSTER|REINDEX C/;
 		next if $few and $change =~ /undone|replaced$/;
 		my $compacts = $change eq 'deleted' || $build eq 'CREATE INDEX';
 		for my $space ($few || $harmless ? 'flushed' : ('in write buffers', $compacts ? 'compacted' : 'flushed'))
