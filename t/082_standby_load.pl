@@ -93,8 +93,7 @@ sub doc_script
 		$sql .= "UPDATE mix_doc SET body = body || 'v' WHERE id % 5 = $i % 5;\n";
 		$sql .= "SELECT mix_try($from, 100);\n";
 		$sql .= "DELETE FROM mix_doc WHERE id < $from - 3000 OR id % 17 = $i % 17;\n";
-		# no REINDEX: docs/limitations.md says what a standby's older snapshot would miss
-		my @more = ('VACUUM mix_doc', 'VACUUM mix_doc', 'VACUUM (FREEZE) mix_doc', 'VACUUM FULL mix_doc',
+		my @more = ('VACUUM mix_doc', 'VACUUM mix_doc', 'VACUUM (FREEZE) mix_doc', 'VACUUM FULL mix_doc', 'REINDEX TABLE mix_doc',
 			'REFRESH MATERIALIZED VIEW mix_view', 'DROP INDEX mix_doc_hash; CREATE INDEX CONCURRENTLY mix_doc_hash ON mix_doc USING hash (h)',
 			'ALTER TABLE mix_doc ALTER body TYPE text USING upper(body)', 'CLUSTER mix_doc USING mix_doc_pkey', 'ANALYZE mix_doc',
 			'BEGIN; TRUNCATE mix_doc; INSERT INTO mix_doc ' . doc_values($from, 500) . '; COMMIT',
@@ -133,7 +132,7 @@ sub reader_script
 {
 	my $scan = 'SET LOCAL enable_seqscan = on; SET LOCAL enable_indexscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_indexonlyscan = off;';
 	my $index = 'SET LOCAL enable_seqscan = off; SET LOCAL enable_indexscan = on; SET LOCAL enable_bitmapscan = on; SET LOCAL enable_indexonlyscan = on;';
-	my $pause = 'SELECT pg_sleep(CASE WHEN random() < 0.2 THEN 0.3 ELSE 0 END) \gset';
+	my $pause = 'SELECT pg_sleep(CASE WHEN random() < 0.2 THEN 0.2 ELSE 0 END) \gset';
 	my $rows = q{SELECT coalesce(md5(string_agg(concat_ws(',', client, seq, j, ver, length(pad)), ';' ORDER BY client, seq, j)), 'none') AS %s FROM kill_rows WHERE client > 0};
 	my $docs = q{SELECT (SELECT count(*) FROM mix_doc WHERE tags @> '{3}') || ' ' || (SELECT count(*) FROM mix_doc WHERE p <@ box '(0,0),(50,20)') || ' ' ||
 		(SELECT count(*) FROM mix_doc WHERE r && int4range(0, 1000000)) || ' ' || (SELECT count(*) FROM mix_doc WHERE h = 7) || ' ' ||
@@ -177,7 +176,7 @@ sub start_reader
 	while (!-e "$tmp/readers.stop")
 	{
 		system("psql -XqAt -d '$conn' -f $tmp/$name.sql >>$tmp/$name.out 2>>$tmp/$name.err");
-		sleep 0.3;
+		sleep 0.05;
 	}
 	_exit(0);
 }
@@ -208,7 +207,7 @@ sub end_readers
 			!/conflict with recovery|current transaction is aborted|the database system is|because of crash of another|due to administrator command|due to unexpected postmaster exit/ } @err);
 		ok(!@strange, sprintf('%s: %d consistent answers, %d conflicts', $name, scalar @out, $conflicts))
 		  or diag(join("\n", @strange[ 0 .. ($#strange > 20 ? 20 : $#strange) ]));
-		cmp_ok(scalar @out, '>', $kills, "$name was asked");
+		cmp_ok(scalar @out, '>', 5 * $kills, "$name was asked");
 		unlink "$tmp/reader_$name.out", "$tmp/reader_$name.err";
 	}
 	%readers = ();

@@ -1,6 +1,6 @@
 # A query of a standby keeps its snapshot whatever the primary and the standby do to the rows:
-# flushes, compactions, pruning.  Only the removal of index entries may cancel it, that is VACUUM's; and
-# with hot_standby_feedback not even that.
+# flushes, compactions, pruning.  Only the removal of index entries may cancel it, here VACUUM's; and
+# with hot_standby_feedback not even that.  What index builds leave out: t/087_standby_indexes.pl.
 use strict;
 use warnings;
 
@@ -34,7 +34,7 @@ sub catch_up
 	return;
 }
 
-# Everything but what removes index entries, in large and small transactions.
+# Everything but what removes index entries or builds indexes, in large and small transactions.
 my $new = 10000;
 
 sub load

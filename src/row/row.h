@@ -159,6 +159,15 @@ extern void RowForEachVersion(StoreChain *c, TransactionId oldest_xmin,
 extern bool RowIsDead(StoreChain *c, TransactionId oldest_xmin, TransactionId *ended,
 					  TransactionId *removed);
 
+/*
+ * Who took something of the row away from snapshots: a transaction that committed and deleted the row
+ * (*whole), or replaced a version in place.  Snapshots that see this transaction as finished miss
+ * nothing of what it, and those before it, took away.  What it took may be gone already: entries, frozen ones
+ * and dead slots too, keep their transaction.  Only transactions before `limit` count, which is not above the
+ * next one; the frozen count in any case.  InvalidTransactionId: none.
+ */
+extern TransactionId RowRemovedBy(StoreChain *c, TransactionId limit, bool *whole);
+
 /* ---- verification (check.c) ---------------------------------------------------------- */
 
 /*

@@ -655,3 +655,42 @@ RowIsDead(StoreChain *c, TransactionId oldest_xmin, TransactionId *ended,
 	/* everything aborted; a chain of locks alone would be no row */
 	return TransactionIdIsValid(*ended);
 }
+
+/* Ids of frozen entries may be of a time out of reach, which no snapshot remembers. */
+static bool
+CountsAsRemover(const CodecEntry *e, TransactionId limit)
+{
+	if (!TransactionIdIsNormal(e->xid))
+		return false;
+	if (CodecEntryKind(e) == CODEC_DEADSLOT || (e->kind_flags & CODEC_FROZEN))
+		return TransactionIdPrecedes(e->xid, limit) ||
+			TransactionIdPrecedes(e->xid, ReadNextTransactionId());
+	return TransactionIdPrecedes(e->xid, limit) && TransactionIdDidCommit(e->xid);
+}
+
+/*
+ * The first that counts is enough, though one below it may have the greater id: entries stand in the order
+ * of their commits.  Who does not see a transaction further down as finished does not see this one so either,
+ * hence its xmin is not above either of them.
+ */
+TransactionId
+RowRemovedBy(StoreChain *c, TransactionId limit, bool *whole)
+{
+	const CodecEntry *e;
+
+	*whole = false;
+	StoreChainRewind(c);
+	while ((e = StoreChainNext(c)) != NULL)
+	{
+		CodecKind	kind = CodecEntryKind(e);
+
+		if (kind != CODEC_UPDATE && kind != CODEC_DELETE && kind != CODEC_DEADSLOT)
+			continue;
+		if (CountsAsRemover(e, limit))
+		{
+			*whole = kind != CODEC_UPDATE;
+			return e->xid;
+		}
+	}
+	return InvalidTransactionId;
+}

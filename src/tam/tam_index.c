@@ -7,9 +7,15 @@
  * newest version that is not dead is indexed; if older versions still matter to somebody,
  * the index is unusable for those snapshots (ii_BrokenHotChain); if a transaction in
  * progress decides which version that is, we wait for it and look again.
+ *
+ * What is left out is seen by nobody here, but perhaps by a query of a standby: the newest transaction
+ * that took such a thing away is logged before the index can be used, as VACUUM does (R6).
+ * README.md has the argument.
  */
 #include "postgres.h"
 
+#include "access/parallel.h"
+#include "access/xlog.h"
 #include "catalog/catalog.h"
 #include "catalog/index.h"
 #include "commands/progress.h"
@@ -23,6 +29,7 @@
 #include "utils/tuplesort.h"
 
 #include "tam/tam_internal.h"
+#include "wal/wal.h"
 
 /* What both passes need to compute index columns. */
 typedef struct IndexFeed
@@ -43,6 +50,12 @@ typedef struct IndexFeed
 	bool		checking_uniqueness;
 	bool		anyvisible;
 	double		reltuples;
+
+	/* what the index leaves out, for standbys */
+	bool		logs_removed;
+	bool		versions_count; /* not rows only, older versions as well */
+	TransactionId removed_limit;
+	TransactionId latest_removed;
 } IndexFeed;
 
 static void
@@ -79,6 +92,66 @@ FeedColumns(IndexFeed *f, const RowVersion *v)
 		return false;
 	FormIndexDatum(f->info, f->slot, f->estate, f->values, f->isnull);
 	return true;
+}
+
+/* ---- what standbys must know ------------------------------------------------------ */
+
+/* No: somebody compares an index with its table (amcheck), perhaps on a standby. */
+static bool
+FillsIndex(IndexFeed *f)
+{
+	return f->anyvisible || ReindexIsProcessingIndex(RelationGetRelid(f->index)) ||
+		f->index->rd_createSubid != InvalidSubTransactionId || IsParallelWorker() ||
+		!f->index->rd_index->indisvalid;
+}
+
+/*
+ * An index that has been valid and is made anew, or gets a BRIN summary, was followed by every update in
+ * place: the versions of a row have the same columns in it.  One that nobody had to heed was not.
+ */
+static bool
+VersionsAgree(IndexFeed *f)
+{
+	Form_pg_index form = f->index->rd_index;
+
+	return (f->anyvisible || ReindexIsProcessingIndex(RelationGetRelid(f->index))) &&
+		form->indisvalid && form->indisready && form->indislive && !form->indcheckxmin;
+}
+
+/* limit: what transactions from here on took away is not left out. */
+static void
+RemovedBegin(IndexFeed *f, bool versions_count, TransactionId limit)
+{
+	f->logs_removed = RelationNeedsWAL(f->table) && FillsIndex(f) && !RecoveryInProgress();
+	f->versions_count = versions_count;
+	f->removed_limit = limit;
+}
+
+/* Takes into account what the index will not have of this row. */
+static void
+NoteRemoved(IndexFeed *f, int chain)
+{
+	StoreChain	c;
+	TransactionId removed;
+	bool		whole;
+	int			slot;
+
+	if (!f->logs_removed ||
+		CodecEntryKind(CodecPageChain(&f->scan->page->page, chain, &slot)) == CODEC_INSERT)
+		return;
+	(void) TamOpenRow(f->scan, chain, &c);
+	removed = RowRemovedBy(&c, f->removed_limit, &whole);
+	if (TransactionIdIsValid(removed) && (whole || f->versions_count) &&
+		(!TransactionIdIsValid(f->latest_removed) ||
+		 TransactionIdFollows(removed, f->latest_removed)))
+		f->latest_removed = removed;
+}
+
+static void
+RemovedEnd(IndexFeed *f, OrbitStorageId storage)
+{
+	if (f->logs_removed)
+		WalLogCleanup(f->table, storage, f->latest_removed);
 }
 
 /* ---- which version of a row ------------------------------------------------------ */
@@ -241,6 +314,7 @@ BuildRow(IndexFeed *f, IndexBuildCallback callback, void *callback_state)
 	bool		alive = true;
 
 	CHECK_FOR_INTERRUPTS();
+	NoteRemoved(f, s->chain);
 	if (s->base.rs_snapshot->snapshot_type == SNAPSHOT_ANY)
 	{
 		if (!ChooseVersion(f, s->chain, &v, &alive))
@@ -341,7 +415,10 @@ TamIndexBuildRangeScan(Relation table, Relation index, struct IndexInfo *index_i
 	Assert((scan->rs_snapshot->snapshot_type == SNAPSHOT_ANY) ==
 		   TransactionIdIsValid(f.oldest_xmin));
 
+	RemovedBegin(&f, !VersionsAgree(&f), TransactionIdIsValid(f.oldest_xmin) ?
+				 f.oldest_xmin : scan->rs_snapshot->xmax);
 	BuildPages(&f, progress, callback, callback_state);
+	RemovedEnd(&f, f.scan->storage);
 
 	ExecClearTuple(f.slot);
 	table_endscan(scan);
@@ -382,6 +459,7 @@ AlreadyIndexed(struct ValidateIndexState *state, ItemPointer tid,
  * Rows come in the order of their canonical TIDs, as the index's TIDs do: a plain merge.
  * The unique check runs even for a row that is dead by now: its entry stands for all of the
  * row's versions, and newer ones made no entry because the row had one coming.
+ * Since the first pass updates in place heed the index, so a row's versions agree.
  */
 void
 TamIndexValidateScan(Relation table, Relation index, struct IndexInfo *index_info,
@@ -396,6 +474,7 @@ TamIndexValidateScan(Relation table, Relation index, struct IndexInfo *index_inf
 	FeedBegin(&f, table, index, index_info);
 	f.scan = s = (TamScan *) table_beginscan_strat(table, snapshot, 0, NULL, true, false);
 	pgstat_progress_update_param(PROGRESS_SCAN_BLOCKS_TOTAL, s->npages);
+	RemovedBegin(&f, false, snapshot->xmax);
 
 	while (TamNextPage(s, false))
 	{
@@ -404,10 +483,17 @@ TamIndexValidateScan(Relation table, Relation index, struct IndexInfo *index_inf
 		{
 			RowVersion	v;
 			ItemPointerData tid;
+			int			slot;
 
 			CHECK_FOR_INTERRUPTS();
 			if (!TamRowVisible(s, s->chain, &v))
+			{
+				(void) CodecPageChain(&s->page->page, s->chain, &slot);
+				OrbitTidSet(&tid, s->pageno, slot, 0);
+				if (!AlreadyIndexed(state, &tid, &cursor, &at_end))
+					NoteRemoved(&f, s->chain);
 				continue;
+			}
 			state->htups += 1;
 			OrbitTidCanonical(&tid, &v.tid);
 			if (AlreadyIndexed(state, &tid, &cursor, &at_end) || !FeedColumns(&f, &v))
@@ -419,6 +505,7 @@ TamIndexValidateScan(Relation table, Relation index, struct IndexInfo *index_inf
 		}
 		ExecClearTuple(f.slot);
 	}
+	RemovedEnd(&f, s->storage);
 
 	table_endscan(&s->base);
 	FeedEnd(&f);

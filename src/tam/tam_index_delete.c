@@ -26,35 +26,22 @@ CompareTids(const void *a, const void *b)
 							  (ItemPointer) &((const TM_IndexDelete *) b)->tid);
 }
 
-/*
- * The newest transaction whose versions this row has lost, or is to lose: whoever replaced or
- * deleted one.  Entries of aborted transactions do not matter to any snapshot.
- */
+/* Takes into account what the row has lost, or is to lose. */
 static void
-AdvanceRemovedXid(StoreChain *c, TransactionId *latest)
+AdvanceRemovedXid(StoreChain *c, TransactionId next, TransactionId *latest)
 {
-	const CodecEntry *e;
+	bool		whole;
+	TransactionId removed = RowRemovedBy(c, next, &whole);
 
-	StoreChainRewind(c);
-	while ((e = StoreChainNext(c)) != NULL)
-	{
-		CodecKind	kind = CodecEntryKind(e);
-
-		if (kind != CODEC_UPDATE && kind != CODEC_DELETE && kind != CODEC_DEADSLOT)
-			continue;
-		if (TransactionIdIsValid(*latest) && !TransactionIdFollows(e->xid, *latest))
-			continue;
-		if (kind != CODEC_DEADSLOT && !(e->kind_flags & CODEC_FROZEN) &&
-			!TransactionIdDidCommit(e->xid))
-			continue;
-		*latest = e->xid;
-	}
+	if (TransactionIdIsValid(removed) &&
+		(!TransactionIdIsValid(*latest) || TransactionIdFollows(removed, *latest)))
+		*latest = removed;
 }
 
 /* May the entry go?  Then *latest takes its row's removal into account. */
 static bool
 CheckEntry(Relation rel, OrbitStorageId storage, const ItemPointerData *tid, bool known,
-		   Snapshot nonvacuumable, TransactionId *latest)
+		   Snapshot nonvacuumable, TransactionId next, TransactionId *latest)
 {
 	StoreView	view;
 	StoreChain	c;
@@ -67,7 +54,7 @@ CheckEntry(Relation rel, OrbitStorageId storage, const ItemPointerData *tid, boo
 	StoreChainOpen(&c, &view, storage, OrbitTidPage(tid), OrbitTidSlot(tid));
 	deletable = known || !RowVisible(&c, rel, nonvacuumable, &v, NULL);
 	if (deletable)
-		AdvanceRemovedXid(&c, latest);
+		AdvanceRemovedXid(&c, next, latest);
 	StoreViewClose(&view);
 	return deletable;
 }
@@ -143,6 +130,7 @@ TamIndexDeleteTuples(Relation rel, TM_IndexDeleteOp *delstate)
 {
 	OrbitStorageId storage = RowStorage(rel);
 	TransactionId latest = InvalidTransactionId;
+	TransactionId next = ReadNextTransactionId();
 	SnapshotData nonvacuumable;
 	BlockNumber page = InvalidBlockNumber;
 	int			freed = 0;
@@ -168,7 +156,7 @@ TamIndexDeleteTuples(Relation rel, TM_IndexDeleteOp *delstate)
 			freed_before = freed;
 		}
 		if (!CheckEntry(rel, storage, &entry->tid, status->knowndeletable,
-						&nonvacuumable, &latest))
+						&nonvacuumable, next, &latest))
 			continue;
 		status->knowndeletable = true;
 		freed += status->freespace;

@@ -14,6 +14,9 @@
  * the rewrite.  Rows with such a mark wait until the scan is over (`deferred`), then the new TIDs
  * of all rows they may name are known (`moved`).  Both lists hold recent rows only.
  *
+ * What was left out may still be seen by a query of a standby: as after an index build, a record
+ * names the newest transaction that took such a thing away (README.md).
+ *
  * When the rows are sorted, one heap tuple a row goes through PostgreSQL's sort.  It
  * carries a row of a single version whole; any other row is read again afterwards.
  */
@@ -34,6 +37,7 @@
 #include "utils/tuplesort.h"
 
 #include "tam/tam_internal.h"
+#include "wal/wal.h"
 
 typedef struct MovedRow
 {
@@ -69,6 +73,7 @@ typedef struct Rewrite
 	double		kept;
 	double		dead;
 	double		recently_dead;
+	TransactionId latest_removed;	/* newest that took away what is left out */
 } Rewrite;
 
 /* The versions of one row that are kept, newest first. */
@@ -132,6 +137,19 @@ KeepVersion(const RowVersionStatus *s, void *arg)
 	return true;
 }
 
+/* A query of a standby may still see what is left out: it must be gone before the new table comes. */
+static void
+NoteRemoved(Rewrite *rw, StoreChain *c)
+{
+	bool		whole;
+	TransactionId removed = RowRemovedBy(c, rw->oldest_xmin, &whole);
+
+	if (TransactionIdIsValid(removed) &&
+		(!TransactionIdIsValid(rw->latest_removed) ||
+		 TransactionIdFollows(removed, rw->latest_removed)))
+		rw->latest_removed = removed;
+}
+
 static const CodecEntry *
 FindMark(StoreChain *c, const RowVersion *v)
 {
@@ -160,6 +178,7 @@ KeepRow(Rewrite *rw, int chain, KeptRow *row)
 	slot = TamOpenRow(rw->scan, chain, &c);
 	OrbitTidSet(&row->tid, rw->scan->pageno, slot, 0);
 	RowForEachVersion(&c, rw->oldest_xmin, KeepVersion, row);
+	NoteRemoved(rw, &c);
 	if (row->n == 0)
 		return false;
 	newest = &row->versions[0];
@@ -690,6 +709,7 @@ TamCopyForCluster(Relation old, Relation new, Relation index, bool use_sort,
 		tuplesort_end(sort);
 	}
 	WriteAllDeferred(&rw);
+	WalLogCleanup(old, rw.scan->storage, rw.latest_removed);
 
 	*num_tuples += rw.kept;
 	*tups_vacuumed += rw.dead;

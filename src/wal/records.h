@@ -11,7 +11,8 @@
  * 0x80 storage block    uint64: storage ids below it may be in use
  * 0x90 metapage         xl_orbit_metapage + block reference 0 (full-page image by
  *                       log_newpage elsewhere); reserved
- * 0xA0 cleanup          xl_orbit_cleanup: index entries of rows that ended go from here on
+ * 0xA0 cleanup          xl_orbit_cleanup: index entries of rows that ended go from here on,
+ *                       or an index comes that has none of them
  * 0xB0..0xD0            reserved
  *
  * Nothing here is aligned; readers memcpy.
@@ -67,7 +68,8 @@ typedef struct xl_orbit_cleanup
 {
 	uint64		storage;
 	RelFileNode node;			/* whose snapshots are concerned: the database */
-	TransactionId latest_removed;	/* newest transaction that ended such a row */
+	TransactionId latest_removed;	/* newest transaction that ended such a row, or
+									 * replaced a version of it */
 } xl_orbit_cleanup;
 
 #endif							/* ORBIT_WAL_RECORDS_H */

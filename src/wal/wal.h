@@ -71,7 +71,8 @@ extern void WalWriteKv(OrbitFamily family, const char *key, Size keylen, MembufO
 					   const void *value, Size valuelen, bool logged);
 
 /*
- * Before the entries of ended rows are deleted from indexes: queries on a standby that do not see
+ * Before entries of ended rows are deleted from indexes, and before an index, or a rewritten table, can
+ * be used that lacks rows or versions which ended: queries on a standby that do not see
  * latest_removed as finished must be gone first (R6).  Invalid, or not a permanent relation: nothing.
  */
 extern void WalLogCleanup(Relation rel, OrbitStorageId storage, TransactionId latest_removed);

@@ -31,6 +31,13 @@ extern void WalReadItem(WalReader *r, TransactionId record_xid, StoreItem *item)
 /* key holds the key before on entry (prefix compression), this one's on return. */
 extern void WalReadKv(WalReader *r, WalKvItem *item, char *key, Size *keylen);
 
+/*
+ * Startup process of a hot standby: returns when no query is left whose snapshot may need what the record
+ * says is gone.  Waits as the standby's delay allows; interruptible; nothing is held but the
+ * locks of the primary's transactions.
+ */
+extern void WalResolveCleanup(const xl_orbit_cleanup *cleanup);
+
 extern void WalDescribe(StringInfo buf, XLogReaderState *record);
 extern const char *WalIdentify(uint8 info);
 

@@ -16,7 +16,6 @@
 #include "replication/decode.h"
 #include "replication/logical.h"
 #include "replication/snapbuild.h"
-#include "storage/standby.h"
 #include "utils/memutils.h"
 
 #include "base/base.h"
@@ -190,7 +189,7 @@ RedoCleanup(XLogReaderState *record)
 
 	WalReadBytes(&reader, &cleanup, sizeof(cleanup));
 	if (InHotStandby)
-		ResolveRecoveryConflictWithSnapshot(cleanup.latest_removed, cleanup.node);
+		WalResolveCleanup(&cleanup);
 }
 
 static void
