@@ -176,10 +176,19 @@ void		StopJob(KvDb *db) noexcept;
 
 /* ---- rocks_fault.cpp ------------------------------------------------------------ */
 
-/* The file system below ours: RocksDB's own, in development builds with the faults of tests. */
+/*
+ * The file system below ours: RocksDB's own, in development builds with the faults of tests.  FaultErrno: the
+ * same for calls of our own in the primary; the errno to fail with, or 0.
+ */
 #ifdef ORBIT_DEV
 std::shared_ptr<rocksdb::FileSystem> BaseFileSystem(bool primary);
+int			FaultErrno(int call, const std::string &path);
 #else
+inline int
+FaultErrno(int, const std::string &)
+{
+	return 0;
+}
 inline std::shared_ptr<rocksdb::FileSystem>
 BaseFileSystem(bool)
 {
