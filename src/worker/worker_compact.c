@@ -83,7 +83,6 @@ typedef struct CompactState
 	int		   *members;		/* the same, as a list */
 	uint64	   *numbers;
 	int			cap;
-	uint64		next_xid;		/* full, when the list was made */
 
 	TimestampTz looked;
 	TimestampTz not_before;
@@ -238,7 +237,7 @@ UpdateKnown(TimestampTz now)
 uint64
 WorkerFullXid(TransactionId xid)
 {
-	return compact.next_xid - (TransactionId) ((TransactionId) compact.next_xid - xid);
+	return OrbitFullXid(U64FromFullTransactionId(ReadNextFullTransactionId()), xid);
 }
 
 /* Fates are needed from the oldest xid on that some file names. */
@@ -265,7 +264,6 @@ Look(TimestampTz now)
 
 	free(files->f);
 	memset(files, 0, sizeof(*files));
-	compact.next_xid = U64FromFullTransactionId(ReadNextFullTransactionId());
 	KvListFiles(worker.db, 1, PG_UINT64_MAX, &files->f, &files->n, &st);
 	if (st.code != KV_OK)
 	{
