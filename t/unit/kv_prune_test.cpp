@@ -1326,7 +1326,7 @@ TestIdleReader()
 		PutPages(b, 1, 1, 600, 20, 100);
 		Commit(b);
 		CHECK(mkdir(live.c_str(), 0700) == 0, "mkdir");
-		MUST(Snapshot(db, live, live));
+		MUST(MakeSnapshot(db, live, live));
 		PublishSimple(db, 200, 200, 3);
 		CompactAll(db);
 		Commit(Begin(db));

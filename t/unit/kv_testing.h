@@ -399,7 +399,7 @@ NotPooled(uint64_t number, void *arg)
 
 /* A snapshot in dir, whose files get names in the directory pool; out: NULL, or to be freed. */
 inline KvStatus
-Snapshot(KvDb *db, const string &dir, const string &pool, KvSnapshot *out = nullptr,
+MakeSnapshot(KvDb *db, const string &dir, const string &pool, KvSnapshot *out = nullptr,
 		 KvPooled pooled = NotPooled, void *arg = nullptr)
 {
 	KvStatus	st;
