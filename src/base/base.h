@@ -170,6 +170,11 @@ extern bool OrbitStopFails(const char *name);
 struct OrbitFaultTable;
 extern Size OrbitFaultShmemSize(void);
 extern struct OrbitFaultTable *OrbitFaultShmemInit(void);
+
+/* For a call (faults.h) of our own on a file, not in backends: the errno to fail with, or 0. */
+extern int	OrbitFileFault(int call, const char *path);
+#else
+#define OrbitFileFault(call, path)	0
 #endif
 
 #endif							/* ORBIT_BASE_H */

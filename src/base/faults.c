@@ -18,6 +18,8 @@
 
 #ifdef ORBIT_DEV
 
+#include <fnmatch.h>
+
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/shmem.h"
@@ -47,7 +49,8 @@ static const FaultName calls[] = {
 static const FaultName actions[] = {
 	{"enospc", ORBIT_FAULT_NO_SPACE}, {"eio", ORBIT_FAULT_IO}, {"short", ORBIT_FAULT_SHORT},
 	{"kill", ORBIT_FAULT_KILL}, {"kill-after", ORBIT_FAULT_KILL_AFTER},
-	{"wait", ORBIT_FAULT_WAIT}, {NULL, 0}
+	{"wait", ORBIT_FAULT_WAIT}, {"exdev", ORBIT_FAULT_EXDEV}, {"eperm", ORBIT_FAULT_EPERM},
+	{"emlink", ORBIT_FAULT_EMLINK}, {NULL, 0}
 };
 
 static const FaultName processes[] = {{"worker", 0}, {"backends", 1}, {NULL, 0}};
@@ -167,6 +170,24 @@ OrbitFaultShmemInit(void)
 		AddFromEnvironment();
 	}
 	return &fault_shared->table;
+}
+
+int
+OrbitFileFault(int call, const char *path)
+{
+	OrbitFaultTable *table = fault_shared != NULL ? &fault_shared->table : NULL;
+
+	if (table == NULL || __atomic_load_n(&table->armed, __ATOMIC_ACQUIRE) == 0)
+		return 0;
+	for (int i = 0; i < ORBIT_FAULTS; i++)
+	{
+		OrbitFault *f = &table->faults[i];
+
+		if (__atomic_load_n(&f->armed, __ATOMIC_ACQUIRE) && (f->calls & call) != 0 && !f->backends &&
+			fnmatch(f->pattern, path, 0) == 0 && OrbitFaultHits(f))
+			return OrbitFaultErrno(f->action);
+	}
+	return 0;
 }
 
 static void

@@ -10,6 +10,8 @@
 #ifndef ORBIT_FAULTS_H
 #define ORBIT_FAULTS_H
 
+#include <errno.h>
+
 /* Calls, as bits. */
 #define ORBIT_FAULT_OPEN		0x01	/* of a file that is to be read */
 #define ORBIT_FAULT_READ		0x02
@@ -28,7 +30,10 @@ typedef enum OrbitFaultAction
 	ORBIT_FAULT_SHORT,			/* ENOSPC after half of the bytes */
 	ORBIT_FAULT_KILL,			/* SIGKILL to the process, before the call */
 	ORBIT_FAULT_KILL_AFTER,		/* and after it */
-	ORBIT_FAULT_WAIT			/* the call waits until the fault is cleared */
+	ORBIT_FAULT_WAIT,			/* the call waits until the fault is cleared */
+	ORBIT_FAULT_EXDEV,			/* of a link: as of other file systems, ... */
+	ORBIT_FAULT_EPERM,			/* of those that have none, ... */
+	ORBIT_FAULT_EMLINK			/* or no more of this file */
 } OrbitFaultAction;
 
 #define ORBIT_FAULTS			8
@@ -51,5 +56,36 @@ typedef struct OrbitFaultTable
 	int			armed;			/* atomic: how many are */
 	OrbitFault	faults[ORBIT_FAULTS];
 } OrbitFaultTable;
+
+/* Does the call, which its fault's pattern and process fit, meet it?  It counts in any case. */
+static inline int
+OrbitFaultHits(OrbitFault *f)
+{
+	int			hit = __atomic_fetch_add(&f->hits, 1, __ATOMIC_RELAXED);
+
+	return hit >= f->skip && (f->times == 0 || hit - f->skip < f->times);
+}
+
+/* What errno says after a call that failed by this action; 0: of no such action. */
+static inline int
+OrbitFaultErrno(int action)
+{
+	switch (action)
+	{
+		case ORBIT_FAULT_NO_SPACE:
+		case ORBIT_FAULT_SHORT:
+			return ENOSPC;
+		case ORBIT_FAULT_IO:
+			return EIO;
+		case ORBIT_FAULT_EXDEV:
+			return EXDEV;
+		case ORBIT_FAULT_EPERM:
+			return EPERM;
+		case ORBIT_FAULT_EMLINK:
+			return EMLINK;
+		default:
+			return 0;
+	}
+}
 
 #endif							/* ORBIT_FAULTS_H */

@@ -35,6 +35,16 @@ typedef enum OrbitFamily
 	ORBIT_NFAMILIES = 4
 } OrbitFamily;
 
+/*
+ * The full xid of `xid`, which must not be later than `next`, the next full one: so that must have been
+ * read after `xid` was assigned.  What is later comes out 2^32 too early.
+ */
+static inline uint64_t
+OrbitFullXid(uint64_t next, uint32_t xid)
+{
+	return next - (uint32_t) ((uint32_t) next - xid);
+}
+
 /* Version of everything under the data directory; see docs/formats.md. */
 #define ORBIT_FORMAT_VERSION	1
 

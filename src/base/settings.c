@@ -141,7 +141,7 @@ OrbitDefineSettings(bool preload)
 			  PGC_SIGHUP, GUC_UNIT_MS);
 	DefineInt("orbit.snapshot_keep",
 			  "Time for which snapshots of RocksDB are kept after a newer one was made.",
-			  "A copy of the data directory of a running server that is not a backup, such as pg_rewind's, must not take longer.",
+			  "At most, but for the newest two and those that a backup or pg_rewind needs.",
 			  &orbit_snapshot_keep, 5 * 60 * 1000, 0, INT_MAX / 2,
 			  PGC_SIGHUP, GUC_UNIT_MS);
 	DefineCustomEnumVariable("orbit.compression", "Compression of RocksDB's files.",

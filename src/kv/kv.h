@@ -264,7 +264,6 @@ extern void KvBackgroundError(KvDb *db, KvStatus *st);	/* KV_OK when there is no
  */
 extern bool KvCompactionFailed(KvDb *db, OrbitFamily f, KvStatus *st);
 extern void KvPauseCompaction(KvDb *db, OrbitFamily f, bool pause, KvStatus *st);
-extern void KvCheckpoint(KvDb *db, const char *path, KvStatus *st);	/* hard-linked copy */
 
 /*
  * A snapshot: what RocksDB holds at this moment, for backups.  dir, an existing empty directory, gets
@@ -293,6 +292,8 @@ typedef bool (*KvPooled) (uint64_t number, void *arg);
 extern void KvMakeSnapshot(KvDb *db, const char *dir, const char *pool, KvPooled pooled, void *arg,
 						   KvSnapshot *out, KvStatus *st);
 extern void KvFreeSnapshot(KvSnapshot *s);
+/* Does errno say that there can be no (more) hard link of a file, for here, from there or at all? */
+extern bool KvLinkImpossible(int err);
 /* Numbers of the SST files that are in use now; malloc'ed, ascending. */
 extern void KvLiveFiles(KvDb *db, uint64_t **numbers, int *n, KvStatus *st);
 extern const char *KvFamilyName(OrbitFamily f);

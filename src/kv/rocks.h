@@ -176,15 +176,24 @@ void		StopJob(KvDb *db) noexcept;
 
 /* ---- rocks_fault.cpp ------------------------------------------------------------ */
 
-/* The file system below ours: RocksDB's own, in development builds with the faults of tests. */
+/*
+ * The file system below ours: RocksDB's own, in development builds with the faults of tests.  FaultErrno: the
+ * same for calls of our own in the primary; the errno to fail with, or 0.
+ */
 #ifdef ORBIT_DEV
 std::shared_ptr<rocksdb::FileSystem> BaseFileSystem(bool primary);
+int			FaultErrno(int call, const std::string &path);
 /*
  * False with ORBIT_NO_SYNC in the environment: files are not synced, for tests that end processes but no
  * machine.
  */
 bool		Syncs();
 #else
+inline int
+FaultErrno(int, const std::string &)
+{
+	return 0;
+}
 inline std::shared_ptr<rocksdb::FileSystem>
 BaseFileSystem(bool)
 {

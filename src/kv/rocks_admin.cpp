@@ -1,11 +1,10 @@
 /*
- * rocks_admin.cpp: housekeeping of the primary, properties, checkpoints.
+ * rocks_admin.cpp: housekeeping of the primary, properties.
  */
 #include <string.h>
 
 #include <algorithm>
 
-#include <rocksdb/utilities/checkpoint.h>
 
 #include "kv/rocks.h"
 
@@ -114,17 +113,6 @@ ErrorListener::Clear()
 	std::lock_guard<std::mutex> lock(mutex_);
 
 	error_ = Status::OK();
-}
-
-static std::string
-ParentOf(const std::string &path)
-{
-	size_t		end = path.find_last_not_of('/');
-	size_t		slash = path.find_last_of('/', end);
-
-	if (slash == std::string::npos)
-		return ".";
-	return slash == 0 ? "/" : path.substr(0, slash);
 }
 
 }								/* namespace kv */
@@ -259,23 +247,6 @@ KvPauseCompaction(KvDb *db, OrbitFamily f, bool pause, KvStatus *st)
 
 		return db->inst->db->SetOptions(db->inst->families[f],
 										{{"disable_auto_compactions", pause ? "true" : "false"}});
-	});
-}
-
-/* Memtables are empty: the largest size keeps RocksDB from flushing them first. */
-void
-KvCheckpoint(KvDb *db, const char *path, KvStatus *st)
-{
-	Guarded(st, [&]() -> Status {
-		rocksdb::Checkpoint *made = nullptr;
-		Status		s = rocksdb::Checkpoint::Create(db->inst->db, &made);
-		std::unique_ptr<rocksdb::Checkpoint> checkpoint(made);
-
-		if (s.ok())
-			s = checkpoint->CreateCheckpoint(path, UINT64_MAX);
-		if (s.ok())
-			s = SyncDirectory(ParentOf(path));
-		return s;
 	});
 }
 

@@ -55,10 +55,7 @@ Met(bool primary, int call, const std::string &path)
 		if (!Armed(f) || (f.calls & call) == 0 || (f.backends != 0) == primary ||
 			fnmatch(f.pattern, path.c_str(), 0) != 0)
 			continue;
-
-		int			hit = __atomic_fetch_add(&f.hits, 1, __ATOMIC_RELAXED);
-
-		if (hit >= f.skip && (f.times == 0 || hit - f.skip < f.times))
+		if (OrbitFaultHits(&f))
 			return &f;
 	}
 	return nullptr;
@@ -78,8 +75,11 @@ Failure(int action, const std::string &path)
 {
 	const char *made_up = "made up by a test";
 
-	if (action == ORBIT_FAULT_IO)
-		return IOStatus::IOError(std::string(made_up) + ": " + path, strerror(EIO));
+	if (action == ORBIT_FAULT_EXDEV)
+		return IOStatus::NotSupported(made_up);
+	if (action != ORBIT_FAULT_NO_SPACE && action != ORBIT_FAULT_SHORT)
+		return IOStatus::IOError(std::string(made_up) + ": " + path,
+								 strerror(OrbitFaultErrno(action)));
 
 	IOStatus	s = IOStatus::NoSpace(std::string(made_up) + ": " + path, strerror(ENOSPC));
 
@@ -100,7 +100,7 @@ Call(bool primary, int call, const std::string &path, F f, H half)
 		std::this_thread::sleep_for(std::chrono::milliseconds(5));
 	if (action == ORBIT_FAULT_SHORT)
 		half();
-	if (action == ORBIT_FAULT_NO_SPACE || action == ORBIT_FAULT_IO || action == ORBIT_FAULT_SHORT)
+	if (OrbitFaultErrno(action) != 0)
 		return Failure(action, path);
 
 	IOStatus	s = f();
@@ -343,6 +343,16 @@ std::shared_ptr<rocksdb::FileSystem>
 BaseFileSystem(bool primary)
 {
 	return std::make_shared<FaultFs>(primary);
+}
+
+int
+FaultErrno(int call, const std::string &path)
+{
+	const OrbitFault *fault = Met(true, call, path);
+
+	if (fault != nullptr && fault->action == ORBIT_FAULT_KILL)
+		Die();
+	return fault == nullptr ? 0 : OrbitFaultErrno(fault->action);
 }
 
 }								/* namespace kv */

@@ -161,6 +161,23 @@ DeferFs::NewWritableFile(const std::string &name, const FileOptions &o,
 	return s.ok() ? FileSystemWrapper::NewWritableFile(name, o, file, dbg) : s;
 }
 
+/*
+ * RocksDB copies a file where there are no hard links, but knows fewer ways in which file systems say so.
+ * All that a status has of errno is its text.
+ */
+static bool
+MeansNoLinks(const IOStatus &s)
+{
+	if (!s.IsIOError())
+		return false;
+	for (int err : {EPERM, EMLINK, ENOSYS})
+	{
+		if (s.ToString().find(strerror(err)) != std::string::npos)
+			return true;
+	}
+	return false;
+}
+
 IOStatus
 DeferFs::LinkFile(const std::string &from, const std::string &to, const IOOptions &o,
 				  IODebugContext *dbg)
@@ -170,7 +187,9 @@ DeferFs::LinkFile(const std::string &from, const std::string &to, const IOOption
 
 	if (s.ok())
 		s = FileSystemWrapper::LinkFile(from, to, o, dbg);
-	if (s.ok() && LiveSst(to, &name))
+	if (MeansNoLinks(s))
+		s = IOStatus::NotSupported(s.ToString());
+	if ((s.ok() || s.IsNotSupported()) && LiveSst(to, &name))
 	{
 		std::lock_guard<std::mutex> lock(mutex_);
 
@@ -197,7 +216,11 @@ DeferFs::RetireLinks()
 	std::lock_guard<std::mutex> lock(mutex_);
 
 	for (const auto &name : linked_)
-		waiting_.emplace(name, 0);
+	{
+		/* where there are no links it may not have come to the copy */
+		if (access((live_ + "/" + name).c_str(), F_OK) == 0)
+			waiting_.emplace(name, 0);
+	}
 }
 
 IOStatus
@@ -390,3 +413,9 @@ EmptyDirectory(const std::string &path)
 }
 
 }								/* namespace kv */
+
+bool
+KvLinkImpossible(int err)
+{
+	return err == EPERM || err == EOPNOTSUPP || err == EXDEV || err == EMLINK || err == ENOSYS;
+}

@@ -17,6 +17,7 @@
 
 #include <algorithm>
 
+#include "base/faults.h"
 #include "kv/rocks.h"
 
 using rocksdb::LiveFileStorageInfo;
@@ -34,8 +35,9 @@ class File
   public:
 	File(const std::string &path, int flags) : path_(path)
 	{
-		fd_ = open(path.c_str(), flags | O_CLOEXEC, 0666);
-		if (fd_ < 0)
+		errno_ = (flags & O_CREAT) != 0 ? FaultErrno(ORBIT_FAULT_CREATE, path) : 0;
+		fd_ = errno_ == 0 ? open(path.c_str(), flags | O_CLOEXEC, 0666) : -1;
+		if (errno_ == 0 && fd_ < 0)
 			errno_ = errno;
 	}
 	~File()
@@ -54,19 +56,27 @@ class File
 	Status Write(const char *buf, size_t len);
 	Status Sync()
 	{
-		return !Syncs() || fsync(fd_) == 0 ? Status::OK() : ErrnoStatus("could not fsync", path_, errno);
+		int			err = FaultErrno(ORBIT_FAULT_SYNC, path_);
+
+		if (err == 0 && Syncs() && fsync(fd_) != 0)
+			err = errno;
+		return err == 0 ? Status::OK() : ErrnoStatus("could not fsync", path_, err);
 	}
 	const std::string &Path() const { return path_; }
 
   private:
 	std::string path_;
 	int			fd_;
-	int			errno_ = 0;
+	int			errno_;
 };
 
 Status
 File::Write(const char *buf, size_t len)
 {
+	int			err = FaultErrno(ORBIT_FAULT_WRITE, path_);
+
+	if (err != 0)
+		return ErrnoStatus("could not write", path_, err);
 	while (len > 0)
 	{
 		ssize_t		n = write(fd_, buf, len);
@@ -119,13 +129,6 @@ WriteFile(const std::string &path, const std::string &text)
 	return s.ok() ? out.Sync() : s;
 }
 
-/* Can this file system, or this pair of directories, have no (more) hard links? */
-bool
-LinkImpossible(int err)
-{
-	return err == EPERM || err == EOPNOTSUPP || err == EXDEV || err == EMLINK || err == ENOSYS;
-}
-
 bool
 SameFile(const std::string &a, const std::string &b)
 {
@@ -136,11 +139,22 @@ SameFile(const std::string &a, const std::string &b)
 		x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
+/* 0, or an errno. */
+int
+TryLink(const std::string &from, const std::string &to)
+{
+	int			err = FaultErrno(ORBIT_FAULT_LINK, to);
+
+	if (err == 0 && link(from.c_str(), to.c_str()) != 0)
+		err = errno;
+	return err;
+}
+
 /* *made: the name is new.  What lay there under it is of no snapshot: left over by an earlier life. */
 Status
 Link(const std::string &from, const std::string &to, uint64_t bytes, bool *made)
 {
-	int			err = link(from.c_str(), to.c_str()) == 0 ? 0 : errno;
+	int			err = TryLink(from, to);
 
 	*made = err == 0;
 	if (err == EEXIST && SameFile(from, to))
@@ -149,12 +163,12 @@ Link(const std::string &from, const std::string &to, uint64_t bytes, bool *made)
 	{
 		if (unlink(to.c_str()) != 0)
 			return ErrnoStatus("could not remove", to, errno);
-		err = link(from.c_str(), to.c_str()) == 0 ? 0 : errno;
+		err = TryLink(from, to);
 		*made = err == 0;
 	}
 	if (err == 0)
 		return Status::OK();
-	if (!LinkImpossible(err))
+	if (!KvLinkImpossible(err))
 		return ErrnoStatus("could not link", to, err);
 	*made = true;
 	return CopyFile(from, to, bytes);

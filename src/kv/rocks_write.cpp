@@ -202,7 +202,7 @@ Ingest(KvDb *db, KvBatch *b)
 		args[f].column_family = db->inst->families[f];
 		args[f].external_files = b->families[f].files;
 		args[f].options.move_files = true;
-		args[f].options.failed_move_fall_back_to_copy = false;
+		args[f].options.failed_move_fall_back_to_copy = true;
 		args[f].options.write_global_seqno = false;
 		args[f].options.snapshot_consistency = false;
 		args[f].options.allow_blocking_flush = false;

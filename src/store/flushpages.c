@@ -159,13 +159,6 @@ IsAborted(FlushPages *f, const CodecEntry *e)
 /* Locks that are in RocksDB are of transactions before this one; 0: nothing is known yet. */
 static uint64 kept_locks = 0;
 
-/* `xid` with its epoch, from the next full transaction id; it must not be later than that. */
-static uint64
-FullXid(uint64 next, TransactionId xid)
-{
-	return next - (TransactionId) ((TransactionId) next - xid);
-}
-
 /*
  * May a LOCK of a running transaction lie in RocksDB?  When this process begins, of any
  * transaction before now: prepared ones hold theirs over a restart.
@@ -177,7 +170,7 @@ LocksBelow(const StoreRunning *r)
 
 	if (kept_locks == 0)
 		kept_locks = next;
-	return FullXid(next, r->oldest) < kept_locks;
+	return OrbitFullXid(next, r->oldest) < kept_locks;
 }
 
 static void
@@ -186,7 +179,7 @@ NoteKeptLock(const CodecEntry *e)
 	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
 
 	if (kept_locks != 0)
-		kept_locks = Max(kept_locks, FullXid(next, e->xid) + 1);
+		kept_locks = Max(kept_locks, OrbitFullXid(next, e->xid) + 1);
 }
 
 static bool

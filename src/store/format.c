@@ -11,9 +11,7 @@
  */
 #include "postgres.h"
 
-#include <fcntl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "access/xlog.h"
 #include "miscadmin.h"
@@ -52,12 +50,6 @@ StoreSystemMismatch(uint64 system)
 	pg_unreachable();
 }
 
-static void
-FormatPath(char *path, const char *name)
-{
-	snprintf(path, MAXPGPATH, "%s/%s", StoreDirectory(), name);
-}
-
 bool
 StoreFormatCheck(void)
 {
@@ -68,7 +60,7 @@ StoreFormatCheck(void)
 	FILE	   *file;
 	size_t		n;
 
-	FormatPath(path, FORMAT_FILE);
+	snprintf(path, sizeof(path), "%s/%s", StoreDirectory(), FORMAT_FILE);
 	file = AllocateFile(path, PG_BINARY_R);
 	if (file == NULL)
 	{
@@ -106,37 +98,10 @@ StoreFormatCheck(void)
 void
 StoreFormatWrite(void)
 {
-	char		path[MAXPGPATH];
-	char		temp[MAXPGPATH];
 	char		text[FORMAT_MAX];
-	int			len;
-	int			fd;
 
-	FormatPath(path, FORMAT_FILE);
-	FormatPath(temp, FORMAT_FILE ".tmp");
-	len = snprintf(text, sizeof(text), FORMAT_LINES, ORBIT_FORMAT_VERSION,
-				   GetSystemIdentifier());
-
-	fd = OpenTransientFile(temp, O_CREAT | O_TRUNC | O_WRONLY | PG_BINARY);
-	if (fd < 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not create file \"%s\": %m", temp)));
-	errno = 0;
-	if (write(fd, text, len) != len)
-	{
-		/* a short write without an errno means a full disk */
-		if (errno == 0)
-			errno = ENOSPC;
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not write file \"%s\": %m", temp)));
-	}
-	if (pg_fsync(fd) != 0 || CloseTransientFile(fd) != 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not write file \"%s\": %m", temp)));
-	(void) durable_rename(temp, path, ERROR);
+	snprintf(text, sizeof(text), FORMAT_LINES, ORBIT_FORMAT_VERSION, GetSystemIdentifier());
+	(void) StoreReplaceFile(FORMAT_FILE, text, ERROR);
 }
 
 void

@@ -13,7 +13,6 @@
  */
 #include "postgres.h"
 
-#include <fcntl.h>
 #include <unistd.h>
 
 #include "access/xlog.h"
@@ -26,53 +25,21 @@
 #define REACHED_MAX		100
 
 static void
-ReachedPath(char *path, const char *name)
+ReachedPath(char *path)
 {
-	snprintf(path, MAXPGPATH, "%s/%s", StoreDirectory(), name);
-}
-
-static bool
-WriteFile(const char *path, uint64 generation)
-{
-	char		text[REACHED_MAX];
-	int			len = snprintf(text, sizeof(text), "generation " UINT64_FORMAT "\n", generation);
-	int			fd = OpenTransientFile(path, O_CREAT | O_TRUNC | O_WRONLY | PG_BINARY);
-	bool		ok;
-
-	if (fd < 0)
-		return false;
-	errno = 0;
-	ok = !OrbitStopFails("reached-no-space") && write(fd, text, len) == len && pg_fsync(fd) == 0;
-	/* a short write without an errno means a full disk */
-	if (!ok && errno == 0)
-		errno = ENOSPC;
-	if (!ok)
-	{
-		int			save_errno = errno;
-
-		CloseTransientFile(fd);
-		errno = save_errno;
-		return false;
-	}
-	return CloseTransientFile(fd) == 0;
+	snprintf(path, MAXPGPATH, "%s/%s", StoreDirectory(), REACHED_FILE);
 }
 
 void
 StoreNoteReached(void)
 {
 	uint64		generation = MembufRequiredGeneration();
-	char		path[MAXPGPATH];
-	char		temp[MAXPGPATH];
+	char		text[REACHED_MAX];
 
 	if (generation <= pg_atomic_read_u64(&store_shared->reached))
 		return;
-	ReachedPath(path, REACHED_FILE);
-	ReachedPath(temp, REACHED_FILE ".tmp");
-	if (!WriteFile(temp, generation))
-		ereport(LOG,
-				(errcode_for_file_access(),
-				 errmsg("could not write file \"%s\": %m", temp)));
-	else if (durable_rename(temp, path, LOG) == 0)
+	snprintf(text, sizeof(text), "generation " UINT64_FORMAT "\n", generation);
+	if (StoreReplaceFile(REACHED_FILE, text, LOG))
 		(void) StoreRaiseAtomic(&store_shared->reached, generation);
 }
 
@@ -86,7 +53,7 @@ ReadReached(void)
 	FILE	   *file;
 	size_t		n;
 
-	ReachedPath(path, REACHED_FILE);
+	ReachedPath(path);
 	file = AllocateFile(path, PG_BINARY_R);
 	if (file == NULL && errno == ENOENT)
 		return 0;
@@ -114,7 +81,7 @@ StoreForgetReached(void)
 {
 	char		path[MAXPGPATH];
 
-	ReachedPath(path, REACHED_FILE);
+	ReachedPath(path);
 	if (unlink(path) != 0 && errno != ENOENT)
 		ereport(FATAL,
 				(errcode_for_file_access(),

@@ -41,6 +41,8 @@
 #include "storage/fd.h"
 #include "utils/timestamp.h"
 
+#include "base/base.h"
+#include "base/faults.h"
 #include "store/store_internal.h"
 
 #define CLOG_XACTS_PER_SEGMENT	((uint64) BLCKSZ * 4 * 32)
@@ -254,10 +256,10 @@ FailedTo(const char *what, const char *path)
 static void
 PutFile(char *from, char *to)
 {
-	if (link(from, to) == 0)
+	errno = OrbitFileFault(ORBIT_FAULT_LINK, to);
+	if (errno == 0 && link(from, to) == 0)
 		return;
-	if (errno != EPERM && errno != EOPNOTSUPP && errno != EXDEV && errno != EMLINK &&
-		errno != ENOSYS)
+	if (!KvLinkImpossible(errno))
 		FailedTo("link file", to);
 	copy_file(from, to);
 	fsync_fname(to, false);

@@ -399,13 +399,6 @@ MakeDirectory(const char *path)
 				 errmsg("could not create directory \"%s\": %m", path)));
 }
 
-/* The full xid nearest to next. */
-static uint64
-FullXid(uint64 next, TransactionId xid)
-{
-	return next + (int32) (xid - (TransactionId) next);
-}
-
 /* What pg_data's files say of themselves. */
 typedef struct Summaries
 {
@@ -443,7 +436,7 @@ OldestOf(const Summaries *all, const KvFile *f)
 		return all->oldest_known;
 	if (f->summary.unfrozen == 0)
 		return 0;
-	return Max(FullXid(all->next_xid, f->summary.oldest_unfrozen), all->oldest_known);
+	return Max(OrbitFullXid(all->next_xid, f->summary.oldest_unfrozen), all->oldest_known);
 }
 
 /* Before the snapshot. */
@@ -453,12 +446,12 @@ Summarize(KvDb *db, Summaries *out, KvStatus *st)
 	TransactionId oldest;
 
 	memset(out, 0, sizeof(*out));
-	out->next_xid = U64FromFullTransactionId(ReadNextFullTransactionId());
 	LWLockAcquire(XactTruncationLock, LW_SHARED);
 	oldest = ShmemVariableCache->oldestClogXid;
 	LWLockRelease(XactTruncationLock);
+	out->next_xid = U64FromFullTransactionId(ReadNextFullTransactionId());
 	out->oldest_known = TransactionIdIsNormal(oldest) ?
-		FullXid(out->next_xid, oldest) : FirstNormalTransactionId;
+		OrbitFullXid(out->next_xid, oldest) : FirstNormalTransactionId;
 	KvListFiles(db, 1, PG_UINT64_MAX, &out->files, &out->n, st);
 	out->oldest = out->next_xid;
 	for (int i = 0; i < out->n; i++)
@@ -554,37 +547,6 @@ DescribeAll(const Summaries *all, const KvSnapshot *made, bool (*dead) (OrbitSto
 	}
 }
 
-/* Durable; ERROR. */
-static void
-WriteDurably(const char *path, const char *text, int len)
-{
-	int			fd = OpenTransientFile(path, O_CREAT | O_TRUNC | O_WRONLY | PG_BINARY);
-	bool		ok;
-
-	if (fd < 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not create file \"%s\": %m", path)));
-	errno = 0;
-	ok = write(fd, text, len) == len && pg_fsync(fd) == 0;
-	/* a short write without an errno means a full disk */
-	if (!ok && errno == 0)
-		errno = ENOSPC;
-	if (!ok)
-	{
-		int			save_errno = errno;
-
-		CloseTransientFile(fd);
-		errno = save_errno;
-	}
-	else
-		ok = CloseTransientFile(fd) == 0;
-	if (!ok)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not write file \"%s\": %m", path)));
-}
-
 void
 StoreRenameDirectory(const char *from, const char *to, int elevel)
 {
@@ -605,7 +567,10 @@ Publish(const StoreSnapshot *s, const char *temp)
 	initStringInfo(&text);
 	WriteText(s, &text);
 	snprintf(path, sizeof(path), "%s/%s", temp, STORE_SNAPSHOT_FILE);
-	WriteDurably(path, text.data, text.len);
+	if (!StoreWriteFile(path, text.data, text.len))
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not write file \"%s\": %m", path)));
 	pfree(text.data);
 	fsync_fname(temp, true);
 	OrbitStopPoint("snapshot-before-rename");
@@ -729,16 +694,11 @@ StoreRemovePoolFile(uint64 number, bool copied)
 void
 StoreWriteClean(uint64 serial)
 {
-	char		temp[MAXPGPATH];
-	char		path[MAXPGPATH];
 	char		text[STORE_SNAPSHOT_NAME + 1];
 
 	StoreSnapshotName(text, serial);
 	strlcat(text, "\n", sizeof(text));
-	InDirectory(temp, CLEAN_FILE ".tmp");
-	InDirectory(path, CLEAN_FILE);
-	WriteDurably(temp, text, strlen(text));
-	(void) durable_rename(temp, path, ERROR);
+	(void) StoreReplaceFile(CLEAN_FILE, text, ERROR);
 }
 
 /* Before anything is written that the snapshot does not have.  Durable; ERROR. */

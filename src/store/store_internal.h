@@ -4,6 +4,7 @@
  * attach.c     shared state, readiness, where the directory is
  * format.c     the FORMAT file
  * reached.c    the REACHED file
+ * smallfile.c  writing such files
  * storageid.c  storage ids
  * publish.c    items -> arena
  * names.c      names of relations, for messages
@@ -74,6 +75,13 @@ extern bool StoreFormatCheck(void);
 extern void StoreFormatWrite(void); /* durable; ERROR */
 extern void StoreFormatMismatch(uint32 format) pg_attribute_noreturn();
 extern void StoreSystemMismatch(uint64 system) pg_attribute_noreturn();
+
+/* ---- small files (smallfile.c) -------------------------------------------------- */
+
+/* On disk when it returns true; false: errno says why.  The directory is the caller's to sync. */
+extern bool StoreWriteFile(const char *path, const char *text, int len);
+/* The file of this name in orbit's directory: the old one or the new one, whole.  False: reported. */
+extern bool StoreReplaceFile(const char *name, const char *text, int elevel);
 
 /* ---- the REACHED file (reached.c) ----------------------------------------------- */
 

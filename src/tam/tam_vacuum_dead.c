@@ -61,13 +61,11 @@ WriteCleaned(Relation rel, OrbitStorageId storage, uint64 cleaned)
 			   RelationIsPermanent(rel));
 }
 
-/* `xid` with its epoch; it must not be later than the next one. */
+/* `xid` with its epoch. */
 static uint64
 FullXid(TransactionId xid)
 {
-	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
-
-	return next - (TransactionId) ((TransactionId) next - xid);
+	return OrbitFullXid(U64FromFullTransactionId(ReadNextFullTransactionId()), xid);
 }
 
 /* ---- memory ---------------------------------------------------------------------------- */

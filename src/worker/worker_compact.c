@@ -83,7 +83,6 @@ typedef struct CompactState
 	int		   *members;		/* the same, as a list */
 	uint64	   *numbers;
 	int			cap;
-	uint64		next_xid;		/* full, when the list was made */
 
 	OrbitTime	looked;
 	OrbitTime	not_before;
@@ -237,7 +236,7 @@ UpdateKnown(OrbitTime now)
 uint64
 WorkerFullXid(TransactionId xid)
 {
-	return compact.next_xid - (TransactionId) ((TransactionId) compact.next_xid - xid);
+	return OrbitFullXid(U64FromFullTransactionId(ReadNextFullTransactionId()), xid);
 }
 
 /* Fates are needed from the oldest xid on that some file names. */
@@ -264,7 +263,6 @@ Look(OrbitTime now)
 
 	free(files->f);
 	memset(files, 0, sizeof(*files));
-	compact.next_xid = U64FromFullTransactionId(ReadNextFullTransactionId());
 	KvListFiles(worker.db, 1, PG_UINT64_MAX, &files->f, &files->n, &st);
 	if (st.code != KV_OK)
 	{

@@ -1,7 +1,7 @@
 /*
  * worker_freeze.c: VACUUM asks for a storage to be frozen.
  *
- * One request at a time lies in shared memory; who comes later waits for the slot.  The worker
+ * Requests come one at a time (worker_request.c).  The worker
  * compacts the storage's files that name an unfrozen xid before the limit, one after the other, until
  * none is left.  It gives up when that leads nowhere: an old transaction holds the horizon back, or a
  * lock of a running one lies below a version.  The answer proves nothing by itself: VACUUM reads the files'
@@ -15,16 +15,12 @@
 
 #include "access/xlog.h"
 #include "commands/vacuum.h"
-#include "miscadmin.h"
 #include "postmaster/autovacuum.h"
-#include "storage/ipc.h"
 
 #include "base/base.h"
-#include "membuf/membuf.h"
 #include "store/store.h"
 #include "worker/worker_internal.h"
 
-#define RECHECK_MS		1000	/* a waiter looks this often whether the worker still exists */
 #define SETTLE_MS		2000	/* for transactions to settle; then it is tried without */
 #define FRUITLESS		3		/* jobs that froze no file */
 #define EARLY_REST_MS	(5 * 60 * 1000) /* after early ones that froze none */
@@ -32,95 +28,14 @@
 
 /* ---- backends ------------------------------------------------------------------------ */
 
-/* Takes the slot if it is free. */
-bool
-WorkerFreezeTake(OrbitStorageId storage, TransactionId limit)
-{
-	WorkerFreeze *slot = &worker_shared->freeze;
-	bool		taken = false;
-
-	SpinLockAcquire(&worker_shared->mutex);
-	if (slot->owner == 0)
-	{
-		slot->owner = MyProcPid;
-		slot->id++;
-		slot->storage = storage;
-		slot->limit = limit;
-		slot->answered = false;
-		taken = true;
-	}
-	SpinLockRelease(&worker_shared->mutex);
-	return taken;
-}
-
-bool
-WorkerFreezeAnswered(bool *result)
-{
-	WorkerFreeze *slot = &worker_shared->freeze;
-	bool		answered;
-
-	SpinLockAcquire(&worker_shared->mutex);
-	answered = slot->answered;
-	*result = slot->result;
-	SpinLockRelease(&worker_shared->mutex);
-	return answered;
-}
-
-void
-WorkerFreezeLeave(void)
-{
-	SpinLockAcquire(&worker_shared->mutex);
-	if (worker_shared->freeze.owner == MyProcPid)
-		worker_shared->freeze.owner = 0;
-	SpinLockRelease(&worker_shared->mutex);
-	ConditionVariableBroadcast(&worker_shared->freeze_cv);
-}
-
-static void
-LeaveSlot(int code, Datum arg)
-{
-	WorkerFreezeLeave();
-}
-
-/* One nap of a waiter. */
-static void
-WaitForWorker(void)
-{
-	if (WorkerPid() == 0)
-	{
-		ConditionVariableCancelSleep();
-		ereport(ERROR,
-				(errcode(ERRCODE_CANNOT_CONNECT_NOW),
-				 errmsg("the storage worker of orbit_fdw is not running"),
-				 errdetail("It has left because the server is shutting down.")));
-	}
-	(void) ConditionVariableTimedSleep(&worker_shared->freeze_cv, RECHECK_MS,
-									   ORBIT_WAIT_WORKER);
-}
-
 bool
 WorkerFreezeStorage(OrbitStorageId storage, TransactionId limit)
 {
-	bool		result = false;
-
 	OrbitRequirePreload();
 	StoreAttach();
 	if (RecoveryInProgress())
 		return false;
-
-	ConditionVariablePrepareToSleep(&worker_shared->freeze_cv);
-	while (!WorkerFreezeTake(storage, limit))
-		WaitForWorker();
-	PG_ENSURE_ERROR_CLEANUP(LeaveSlot, (Datum) 0);
-	{
-		MembufWakeWorker();
-		while (!WorkerFreezeAnswered(&result))
-			WaitForWorker();
-	}
-	PG_END_ENSURE_ERROR_CLEANUP(LeaveSlot, (Datum) 0);
-	ConditionVariableCancelSleep();
-	WorkerFreezeLeave();
-	return result;
+	return WorkerRequestAndWait(&worker_shared->freeze, storage, limit, false) != 0;
 }
 
 /* ---- the worker ------------------------------------------------------------------------ */
@@ -142,39 +57,26 @@ static Request request;
 bool
 WorkerFreezeAsked(void)
 {
-	WorkerFreeze slot;
+	WorkerRequest asked;
 
-	SpinLockAcquire(&worker_shared->mutex);
-	slot = worker_shared->freeze;
-	SpinLockRelease(&worker_shared->mutex);
-	if (slot.owner == 0 || slot.answered)
+	if (!WorkerRequestLook(&worker_shared->freeze, &asked))
 		return false;
-	if (slot.id != request.id)
+	if (asked.id != request.id)
 	{
 		memset(&request, 0, sizeof(request));
-		request.id = slot.id;
-		request.storage = slot.storage;
-		request.limit = slot.limit;
+		request.id = asked.id;
+		request.storage = asked.storage;
+		request.limit = asked.limit;
 		request.since = OrbitNow();
 		request.left = -1;
 	}
 	return true;
 }
 
-/* Whoever asked may have left meanwhile, and somebody else have come. */
 void
 WorkerFreezeAnswer(bool done)
 {
-	WorkerFreeze *slot = &worker_shared->freeze;
-
-	SpinLockAcquire(&worker_shared->mutex);
-	if (slot->owner != 0 && slot->id == request.id)
-	{
-		slot->answered = true;
-		slot->result = done;
-	}
-	SpinLockRelease(&worker_shared->mutex);
-	ConditionVariableBroadcast(&worker_shared->freeze_cv);
+	WorkerRequestAnswer(&worker_shared->freeze, request.id, done);
 }
 
 void

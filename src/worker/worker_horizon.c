@@ -85,13 +85,6 @@ static HorizonState horizon;
 
 /* ---- where the limit is to go ------------------------------------------------------ */
 
-/* `xid` with its epoch; it must not be later than next. */
-static inline uint64
-FullXid(uint64 next, TransactionId xid)
-{
-	return next - (TransactionId) ((TransactionId) next - xid);
-}
-
 /*
  * The oldest transaction that runs, and the oldest that somebody may not see as everybody else
  * does.  TransactionXmin must be set before the commit log is asked (R4); there are
@@ -164,16 +157,16 @@ Aim(OrbitTime now)
 
 	h->aimed = now;
 	FindLimits(&oldest, &limit);
+	truncation = pg_atomic_read_u32(&worker_shared->truncation);
 	/* after the limit: whoever has a later xid began when all before the limit had ended */
 	next = U64FromFullTransactionId(ReadNextFullTransactionId());
-	h->aim = Max(h->aim, FullXid(next, limit));
-	SettlePairs(FullXid(next, oldest));
+	h->aim = Max(h->aim, OrbitFullXid(next, limit));
+	SettlePairs(OrbitFullXid(next, oldest));
 	AddPair(h->aim, next);
 
 	/* the primary has frozen everything before it, and knew of all locks then */
-	truncation = pg_atomic_read_u32(&worker_shared->truncation);
 	if (truncation != 0)
-		h->settled_aim = Max(h->settled_aim, FullXid(next, truncation));
+		h->settled_aim = Max(h->settled_aim, OrbitFullXid(next, truncation));
 }
 
 /* ---- fates --------------------------------------------------------------------------- */
@@ -244,7 +237,6 @@ ReadFates(uint64 from, uint64 to)
 {
 	HorizonState *h = &horizon;
 	uint64		c = from / CODEC_FATES_CHUNK;
-	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
 	MemoryContext context = CurrentMemoryContext;
 	KvStatus	st = {KV_OK, ""};
 	uint8	   *bits;
@@ -256,7 +248,7 @@ ReadFates(uint64 from, uint64 to)
 
 	/* as long as it is held the commit log is not truncated */
 	LWLockAcquire(XactTruncationLock, LW_SHARED);
-	if (from < FullXid(next, ShmemVariableCache->oldestClogXid))
+	if (from < WorkerFullXid(ShmemVariableCache->oldestClogXid))
 	{
 		LWLockRelease(XactTruncationLock);
 		return false;
@@ -349,13 +341,13 @@ static void
 SkipTruncated(void)
 {
 	HorizonState *h = &horizon;
-	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
+	TransactionId known;
 	uint64		oldest;
 
 	LWLockAcquire(XactTruncationLock, LW_SHARED);
-	oldest = FullXid(next, ShmemVariableCache->oldestClogXid);
+	known = ShmemVariableCache->oldestClogXid;
 	LWLockRelease(XactTruncationLock);
-	oldest = Min(oldest, h->aim);
+	oldest = Min(WorkerFullXid(known), h->aim);
 	if (h->limit >= oldest)
 		return;
 	for (int i = 0; i < h->nchunks; i++)

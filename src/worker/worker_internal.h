@@ -17,32 +17,37 @@
 
 /* ---- shared memory (worker_shmem.c) --------------------------------------- */
 
+/* What somebody asks of the worker (worker_request.c); guarded by WorkerShared's mutex. */
+typedef struct WorkerRequest
+{
+	int			owner;			/* pid of who asks; 0: nobody */
+	uint64		id;
+	OrbitStorageId storage;		/* 0: all */
+	TransactionId limit;
+	bool		make;			/* a new snapshot is worth it */
+	bool		answered;
+	TransactionId answer;		/* an xid, or whether it is done */
+} WorkerRequest;
+
+typedef struct WorkerSlot
+{
+	WorkerRequest request;
+	ConditionVariable cv;		/* it was answered, or the slot is free */
+} WorkerSlot;
+
+/* What a backend, or a walsender, does that copies the data directory (worker_backup.c).  Atomic. */
+typedef struct WorkerCopier
+{
+	pg_atomic_uint64 backup;	/* number of the backup; 0: none */
+	pg_atomic_uint64 reading;	/* the same, of who reads files by SQL */
+	pg_atomic_uint64 read_at;	/* when it did so last; 0: it does so now */
+} WorkerCopier;
+
 /*
  * Tickets: whoever wants a flush takes the next number and wakes the worker.
  *		served <= requested
  * Everything published before ticket t was taken is in RocksDB once served >= t.
  */
-/* The request of WorkerFreezeStorage or, in recovery, of the startup process; owner 0: none. */
-typedef struct WorkerFreeze
-{
-	int			owner;			/* pid of who asks */
-	uint64		id;
-	OrbitStorageId storage;		/* 0: all */
-	TransactionId limit;
-	bool		answered;
-	bool		result;
-} WorkerFreeze;
-
-/* The request of WorkerFreezeLimit. */
-typedef struct WorkerProof
-{
-	int			owner;			/* pid of who asks; 0: nobody */
-	OrbitStorageId storage;
-	TransactionId limit;		/* what is asked for, then what is granted */
-	bool		make;
-	bool		answered;
-} WorkerProof;
-
 typedef struct WorkerShared
 {
 	/* atomic */
@@ -56,22 +61,20 @@ typedef struct WorkerShared
 	pg_atomic_uint64 snapshot_asked;	/* by the startup process */
 	pg_atomic_uint64 snapshot_made; /* not above snapshot_asked; raised by the worker alone */
 	ConditionVariable served_cv;	/* served was raised */
-	ConditionVariable freeze_cv;	/* freeze was answered, or is free */
-	ConditionVariable proof_cv; /* the same of proof */
+	WorkerSlot	freeze;			/* of WorkerFreezeStorage or, in recovery, of the startup process */
+	WorkerSlot	proof;			/* of WorkerFreezeLimit */
 	pg_atomic_uint64 proven;	/* no snapshot needs the commit log of a full xid before it */
 
 	/* guarded by mutex */
 	slock_t		mutex;
 	WorkerStats stats;
-	WorkerFreeze freeze;
-	WorkerProof proof;
 	XLogRecPtr	snapshot_covered;	/* what the startup process asks for */
 	TimeLineID	snapshot_timeline;
 
-	/* atomic: sessions between pg_backup_start and pg_backup_stop */
-	pg_atomic_uint64 last_pin;	/* numbers pins; never 0 */
-	pg_atomic_uint32 pinned;	/* not less than there are pins */
-	pg_atomic_uint64 pins[FLEXIBLE_ARRAY_MEMBER];	/* of each backend; 0: none */
+	pg_atomic_uint64 last_number;	/* of WorkerCopier; never 0 */
+	pg_atomic_uint32 ncopiers;	/* not less than there are backends with one of them */
+	/* of each backend, then of each walsender, whose `backup` numbers the one that comes next */
+	WorkerCopier copiers[FLEXIBLE_ARRAY_MEMBER];
 } WorkerShared;
 
 extern WorkerShared *worker_shared;
@@ -217,7 +220,9 @@ extern void WorkerCompactGet(WorkerCompactStats *stats);
 /* For worker_freeze.c, inside a step: file is an index into the list. */
 extern bool WorkerStartJob(int file, int level, double share, OrbitTime now);
 extern int	WorkerBaseLevel(void);	/* the level below 0 that is in use */
-extern uint64 WorkerFullXid(TransactionId xid); /* of one that a file names */
+
+/* `xid`, which has been assigned, with its epoch.  Any process. */
+extern uint64 WorkerFullXid(TransactionId xid);
 
 /* worker_freeze.c */
 extern bool WorkerFreezeAsked(void);
@@ -228,10 +233,21 @@ extern bool WorkerFreezeStep(const WorkerFiles *files, const WorkerHorizon *h, O
 /* In recovery, when nothing else is to be done: freezes an old file, if there is one. */
 extern bool WorkerFreezeEarly(const WorkerFiles *files, const WorkerHorizon *h, OrbitTime now);
 
-/* The slot of a freeze request, without waiting; for the startup process. */
-extern bool WorkerFreezeTake(OrbitStorageId storage, TransactionId limit);
-extern bool WorkerFreezeAnswered(bool *result);
-extern void WorkerFreezeLeave(void);
+/*
+ * worker_request.c.  Take: false, the slot is not free.  Only the owner may ask whether it was
+ * Answered, and has to Leave.  AndWait does all of it and waits, cancellable; no lock held; ERROR
+ * 57P03 when there is no worker.
+ */
+extern void WorkerRequestInit(WorkerSlot *slot);
+extern bool WorkerRequestTake(WorkerSlot *slot, OrbitStorageId storage, TransactionId limit,
+							  bool make);
+extern bool WorkerRequestAnswered(WorkerSlot *slot, TransactionId *answer);
+extern void WorkerRequestLeave(WorkerSlot *slot);
+extern TransactionId WorkerRequestAndWait(WorkerSlot *slot, OrbitStorageId storage,
+										  TransactionId limit, bool make);
+/* The worker's side.  Look: true, there is one to be answered. */
+extern bool WorkerRequestLook(WorkerSlot *slot, WorkerRequest *request);
+extern void WorkerRequestAnswer(WorkerSlot *slot, uint64 id, TransactionId answer);
 
 /* worker_storages.c: finds storages whose relations are gone; a slice of it. */
 extern void WorkerStoragesStep(OrbitTime now);

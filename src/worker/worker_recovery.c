@@ -236,7 +236,7 @@ FreezeBefore(TransactionId limit)
 	OrbitTime told = OrbitNow();
 	RelFileNode all = {InvalidOid, InvalidOid, InvalidOid};
 	TransactionId last = limit;
-	bool		done = false;
+	TransactionId done = 0;
 
 	RequirePostmaster();
 	FlushAndWait();
@@ -246,12 +246,11 @@ FreezeBefore(TransactionId limit)
 	pg_atomic_write_u32(&worker_shared->truncation, limit);
 	while (!done)
 	{
-		while (!WorkerFreezeTake(ORBIT_INVALID_STORAGE, limit))
+		while (!WorkerRequestTake(&worker_shared->freeze, ORBIT_INVALID_STORAGE, limit, false))
 			Nap(&told, "to freeze rows");
-		MembufWakeWorker();
-		while (!WorkerFreezeAnswered(&done))
+		while (!WorkerRequestAnswered(&worker_shared->freeze, &done))
 			Nap(&told, "to freeze rows before the commit log is truncated");
-		WorkerFreezeLeave();
+		WorkerRequestLeave(&worker_shared->freeze);
 		/* no horizon yet, or something in the way: it is asked again */
 		if (!done)
 			Nap(&told, "to freeze rows before the commit log is truncated");

@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "replication/walsender.h"
 #include "storage/shmem.h"
 
 #include "base/base.h"
@@ -23,8 +24,8 @@ WorkerShared *worker_shared = NULL;
 Size
 WorkerShmemSize(void)
 {
-	return MAXALIGN(add_size(offsetof(WorkerShared, pins),
-							 mul_size(MaxBackends, sizeof(pg_atomic_uint64))));
+	return MAXALIGN(add_size(offsetof(WorkerShared, copiers),
+							 mul_size(MaxBackends + max_wal_senders, sizeof(WorkerCopier))));
 }
 
 void
@@ -43,13 +44,19 @@ WorkerShmemInit(void)
 	pg_atomic_init_u32(&worker_shared->truncation, 0);
 	pg_atomic_init_u64(&worker_shared->snapshot_asked, 0);
 	pg_atomic_init_u64(&worker_shared->snapshot_made, 0);
-	pg_atomic_init_u64(&worker_shared->last_pin, 0);
-	pg_atomic_init_u32(&worker_shared->pinned, 0);
-	for (int i = 0; i < MaxBackends; i++)
-		pg_atomic_init_u64(&worker_shared->pins[i], 0);
+	pg_atomic_init_u64(&worker_shared->last_number, 0);
+	pg_atomic_init_u32(&worker_shared->ncopiers, 0);
+	for (int i = 0; i < MaxBackends + max_wal_senders; i++)
+	{
+		WorkerCopier *c = &worker_shared->copiers[i];
+
+		pg_atomic_init_u64(&c->backup, 0);
+		pg_atomic_init_u64(&c->reading, 0);
+		pg_atomic_init_u64(&c->read_at, 0);
+	}
 	ConditionVariableInit(&worker_shared->served_cv);
-	ConditionVariableInit(&worker_shared->freeze_cv);
-	ConditionVariableInit(&worker_shared->proof_cv);
+	WorkerRequestInit(&worker_shared->freeze);
+	WorkerRequestInit(&worker_shared->proof);
 	pg_atomic_init_u64(&worker_shared->proven, 0);
 	SpinLockInit(&worker_shared->mutex);
 }

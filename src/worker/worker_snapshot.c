@@ -5,8 +5,8 @@
  * Made:	before a checkpoint is released (worker_gate.c); before the startup process hands a
  *			checkpoint's record on, in archive recovery; at an orderly shutdown; where VACUUM needs one
  *			(worker_backup.c); and when those that are kept hold back much space.
- * Kept:	the newest two; each for orbit.snapshot_keep after the next one was made; whatever a
- *			running backup may need.
+ * Kept:	the newest two; whatever a running backup may need; each other for orbit.snapshot_keep after
+ *			the next one was made, but the oldest go earlier when they hold back much together.
  *
  * One that cannot be made is tried again every second, and what waits for it waits.
  */
@@ -28,9 +28,10 @@
 #define LOOK_MS				1000	/* between looks for what may go */
 #define KEEP_NEWEST			2
 
-/* Space held back that is worth a snapshot of its own. */
+/* Space held back that is worth a snapshot of its own; that superseded ones may hold back together. */
 #define HELD_LEAST			(1024 * 1024)
-#define HELD_SHARE			10	/* percent of what is in use */
+#define OLD_LEAST			(16 * 1024 * 1024)
+#define HELD_SHARE			10	/* percent of what is in use, of both */
 
 typedef struct Kept
 {
@@ -38,6 +39,7 @@ typedef struct Kept
 	StoreSnapshot s;
 	OrbitTime	since;			/* made, or found at the start */
 	OrbitTime	superseded;		/* 0: not yet */
+	uint64		replaced;		/* bytes of its files that the next one does not name */
 } Kept;
 
 static struct
@@ -114,15 +116,32 @@ WorkerSnapshotsNeed(OrbitStorageId storage, bool all)
 	return snapshots.n > 0 ? oldest : 0;
 }
 
+/* Number i of the list has another behind it. */
+static void
+CountReplaced(int i)
+{
+	Kept	   *k = snapshots.kept[i];
+
+	k->replaced = 0;
+	for (int j = 0; j < k->s.nfiles; j++)
+	{
+		if (!StoreSnapshotHasFile(&snapshots.kept[i + 1]->s, k->s.files[j].number))
+			k->replaced += k->s.files[j].bytes;
+	}
+}
+
 static bool
 Append(Kept *k)
 {
 	if (!WorkerGrow((void **) &snapshots.kept, snapshots.n, &snapshots.max, sizeof(Kept *)))
 		return false;
 	k->since = OrbitNow();
-	if (snapshots.n > 0)
-		snapshots.kept[snapshots.n - 1]->superseded = k->since;
 	snapshots.kept[snapshots.n++] = k;
+	if (snapshots.n > 1)
+	{
+		snapshots.kept[snapshots.n - 2]->superseded = k->since;
+		CountReplaced(snapshots.n - 2);
+	}
 	TellProven();
 	return true;
 }
@@ -384,13 +403,34 @@ FreeSpace(OrbitTime now)
 
 /* ---- removing -------------------------------------------------------------------------------- */
 
+/*
+ * Do those that only orbit.snapshot_keep keeps hold back more than that is worth?  A file is in all
+ * snapshots that were made during its life: what one has and the next one has not, no later one has.
+ */
 static bool
-MayGo(int i, OrbitTime now)
+OldHoldMuch(void)
+{
+	const StoreSnapshot *newest = &snapshots.kept[snapshots.n - 1]->s;
+	uint64		held = 0;
+	uint64		used = 0;
+
+	for (int i = 0; i < snapshots.n - KEEP_NEWEST; i++)
+	{
+		if (!WorkerBackupNeeds(snapshots.kept[i]->s.serial))
+			held += snapshots.kept[i]->replaced;
+	}
+	for (int j = 0; j < newest->nfiles; j++)
+		used += newest->files[j].bytes;
+	return held > Max(used / 100 * HELD_SHARE, OLD_LEAST);
+}
+
+static bool
+MayGo(int i, bool much, OrbitTime now)
 {
 	const Kept *k = snapshots.kept[i];
 
 	return i < snapshots.n - KEEP_NEWEST &&
-		OrbitElapsed(k->superseded, now, orbit_snapshot_keep) &&
+		(much || OrbitElapsed(k->superseded, now, orbit_snapshot_keep)) &&
 		!WorkerBackupNeeds(k->s.serial);
 }
 
@@ -404,6 +444,8 @@ RemoveOne(int i)
 		return;
 	memmove(&snapshots.kept[i], &snapshots.kept[i + 1], (snapshots.n - i - 1) * sizeof(Kept *));
 	snapshots.n--;
+	if (i > 0)
+		CountReplaced(i - 1);
 	TellProven();
 	snapshots.leaving = &k->s;
 	snapshots.leaving_context = k->context;
@@ -430,22 +472,29 @@ RemoveFiles(void)
 	MemoryContextDelete(snapshots.leaving_context);
 }
 
-static void
+/* A slice of it.  False: there is nothing to be removed. */
+static bool
 Remove(OrbitTime now)
 {
+	bool		much;
+
 	if (snapshots.leaving != NULL)
 	{
 		RemoveFiles();
-		return;
+		return true;
 	}
+	if (snapshots.n <= KEEP_NEWEST)
+		return false;
+	much = OldHoldMuch();
 	for (int i = 0; i < snapshots.n; i++)
 	{
-		if (MayGo(i, now))
+		if (MayGo(i, much, now))
 		{
 			RemoveOne(i);
-			return;
+			return snapshots.leaving != NULL;
 		}
 	}
+	return false;
 }
 
 void
@@ -460,7 +509,8 @@ WorkerSnapshotStep(OrbitTime now)
 		return;
 	if (snapshots.leaving == NULL && !OrbitElapsed(looked, now, LOOK_MS))
 		return;
+	if (Remove(now))
+		return;
 	looked = now;
 	FreeSpace(now);
-	Remove(now);
 }

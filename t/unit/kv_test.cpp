@@ -544,33 +544,14 @@ TestIndexKeys()
 }
 
 static void
-TestCheckpoint()
+TestProperties()
 {
-	string		dir = Fresh("checkpoint"), copy = Fresh("checkpoint_copy");
+	string		dir = Fresh("properties");
 	KvDb	   *db = Primary(dir);
-	Model		m, old;
-	KvStatus	st;
+	Model		m;
 
 	for (int i = 0; i < 30; i++)
 		Flush(db, &m);
-	KvCheckpoint(db, (copy + "/pgsql_tmp_live").c_str(), &st);
-	MUST(st);
-	KvCheckpoint(db, (copy + "/pgsql_tmp_live").c_str(), &st);
-	EXPECT(st, KV_INVALID);
-	for (int i = 0; i < 30; i++)
-		Flush(db, &m);
-	Compact(db, ORBIT_PG_DATA);
-	Compare(db, &m);
-	KvClose(db);
-
-	db = Primary(copy);
-	CHECK(Generation(db, ORBIT_PG_DATA) == 30, "generation of the copy");
-	Compare(db, &old);
-	Flush(db, &old);
-	Compare(db, &old);
-	KvClose(db);
-	db = Primary(dir);
-	Compare(db, &m);
 
 	char	   *text = KvTextProperty(db, ORBIT_PG_DATA, "rocksdb.levelstats");
 	uint64_t	keys = 0;
@@ -1372,7 +1353,7 @@ main(int argc, char **argv)
 	Report("merge, and a damaged operand", Wait(Child(TestMerge)));
 	Report("refusals", Wait(Child(TestRefusals)));
 	Report("index keys of all lengths", Wait(Child(TestIndexKeys)));
-	Report("checkpoint and properties", Wait(Child(TestCheckpoint)));
+	Report("properties", Wait(Child(TestProperties)));
 	Report("fresh pages fall to the lowest level", Wait(Child(TestLevels)));
 	Report("threads block signals", Wait(Child(TestThreads)));
 	Report("a secondary starts no thread and says when it is stale",

@@ -390,6 +390,29 @@ Compact(KvDb *db, OrbitFamily f)
 	MUST(st);
 }
 
+/* What is in the pool already: nothing. */
+inline bool
+NotPooled(uint64_t number, void *arg)
+{
+	return false;
+}
+
+/* A snapshot in dir, whose files get names in the directory pool; out: NULL, or to be freed. */
+inline KvStatus
+MakeSnapshot(KvDb *db, const string &dir, const string &pool, KvSnapshot *out = nullptr,
+		 KvPooled pooled = NotPooled, void *arg = nullptr)
+{
+	KvStatus	st;
+	KvSnapshot	s;
+
+	KvMakeSnapshot(db, dir.c_str(), pool.c_str(), pooled, arg, &s, &st);
+	if (out != nullptr)
+		*out = s;
+	else
+		KvFreeSnapshot(&s);
+	return st;
+}
+
 /* ---- a file system to be filled -------------------------------------------------- */
 
 inline bool
