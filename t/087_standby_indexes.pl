@@ -160,7 +160,7 @@ for my $build (sort keys %build)
 # what heap does is not ours to test; docs/replication.md tells what was seen
 note("heap, $$_[1]: $$_[0]: " . result('heap', $$_[0], 'in write buffers', $$_[1]))
   for [ 'nothing', 'REINDEX' ], [ 'deleted', 'REINDEX' ], [ 'deleted', 'CREATE INDEX' ], [ 'replaced in place', 'CREATE INDEX' ], [ 'deleted', 'CREATE INDEX CONCURRENTLY' ],
-  [ 'deleted', 'REINDEX CONCURRENTLY' ];
+  [ 'deleted', 'CLUSTER' ], [ 'deleted', 'VACUUM FULL' ];
 
 # ---- a reader who waits for the index that is rebuilt, while replay waits for the reader, without limit
 setting('max_standby_streaming_delay = -1');
@@ -190,7 +190,7 @@ for my $build ('REINDEX', 'CREATE INDEX')
 }
 # it does not wait for queries of standbys
 is(result('orbit', 'deleted', 'flushed', 'CREATE INDEX CONCURRENTLY'), 'cancelled, logged', 'feedback, CREATE INDEX CONCURRENTLY: deleted');
-note('heap: ' . result('heap', 'deleted', 'flushed', 'CREATE INDEX CONCURRENTLY'));
+note('heap, with feedback, CREATE INDEX CONCURRENTLY: deleted: ' . result('heap', 'deleted', 'flushed', 'CREATE INDEX CONCURRENTLY'));
 
 $_->quit for $here, $there;
 $standby->stop;
