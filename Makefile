@@ -9,6 +9,8 @@
 #   make test         every test; `make test SUITES="regress tap"` some of them
 #   make fault-test   those that need a small file system of their own; as root
 #   make unit-asan    the unit tests under the compiler's sanitizers
+#   make check-upstream  PostgreSQL's own suites on orbit tables (upstream/README.md);
+#                     check-upstream-standby, check-upstream-tools: more with its regression suite
 MODULE_big = orbit_fdw
 EXTENSION = orbit_fdw
 DATA = orbit_fdw--1.0.sql
@@ -40,7 +42,8 @@ PG_CXXFLAGS += $(WARNINGS_CXX)
 endif
 
 # Goals that need no compiler and no server headers yet.
-TOOL_GOALS = deps quickstart stop clean-data lint test fault-test unit-asan failover-test
+TOOL_GOALS = deps quickstart stop clean-data lint test fault-test unit-asan failover-test \
+	check-upstream check-upstream-standby check-upstream-tools
 ifneq ($(if $(MAKECMDGOALS),$(filter-out $(TOOL_GOALS),$(MAKECMDGOALS)),all),)
 
 PG_CONFIG ?= /usr/lib/postgresql/15/bin/pg_config
@@ -86,3 +89,9 @@ fault-test:
 	@scripts/fault-test
 unit-asan:
 	@ORBIT_SANITIZE=address,undefined scripts/unit-tests
+check-upstream:
+	@upstream/check
+check-upstream-standby:
+	@upstream/standby
+check-upstream-tools:
+	@upstream/tools

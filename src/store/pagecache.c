@@ -38,6 +38,7 @@ static CachedPage *buckets[BUCKETS];
 static dlist_head lru = DLIST_STATIC_INIT(lru); /* most recently used first */
 static dlist_head dropped = DLIST_STATIC_INIT(dropped); /* of a generation gone by, in use */
 static Size cached_bytes = 0;	/* of those in lru */
+uint64		store_rocks_pages = 0;
 static uint64 views = 1;		/* number of the open view, or of the next */
 
 static inline CachedPage **
@@ -171,6 +172,7 @@ ReadPage(StoreView *v, OrbitStorageId storage, BlockNumber page)
 		return NULL;
 	Recycle(&buf);
 	CodecPageKey(key, storage, page);
+	store_rocks_pages++;
 	exists = StoreRocksGet(handle, ORBIT_PG_DATA, key, sizeof(key), &buf);
 	return Remember(storage, page, &buf, exists);
 }

@@ -147,6 +147,7 @@ NoteRocksPosition(StoreScan *s)
 			StoreFillStatus(&st, KV_CORRUPTION, "unexpected key in column family pg_data");
 			StoreReadFailed(&st, s->storage);
 		}
+		store_rocks_pages++;
 		return;
 	}
 	st.code = KV_OK;

@@ -158,6 +158,8 @@ extern bool StoreScanNext(StoreScan *s, BlockNumber *page, CodecBuf *out);
 extern void StoreScanEnd(StoreScan *s);
 /* ereport(ERROR) XX001 that names storage and page. */
 extern void StoreRaiseDamagedPage(OrbitStorageId storage, BlockNumber page) pg_attribute_noreturn();
+/* How often this process has asked RocksDB for a page: for statistics. */
+extern uint64 store_rocks_pages;
 /* Drops RocksDB iterators that a scan keeps between calls (end of a statement). */
 extern void StoreReleaseIterators(void);
 

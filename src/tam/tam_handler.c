@@ -49,8 +49,13 @@ static bool
 orbit_index_fetch_tuple(IndexFetchTableData *fetch, ItemPointer tid, Snapshot snapshot,
 						TupleTableSlot *slot, bool *call_again, bool *all_dead)
 {
+	uint64		before = store_rocks_pages;
+	bool		found;
+
 	*call_again = false;
-	return RowFetchVisible(fetch->rel, tid, snapshot, slot, all_dead);
+	found = RowFetchVisible(fetch->rel, tid, snapshot, slot, all_dead);
+	TamCountPage(fetch->rel, before);
+	return found;
 }
 
 /* ---- single rows, read -------------------------------------------------------------- */

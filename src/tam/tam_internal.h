@@ -11,6 +11,7 @@
 #include "access/transam.h"
 #include "commands/vacuum.h"
 #include "nodes/execnodes.h"
+#include "pgstat.h"
 #include "utils/memutils.h"
 
 #include "base/base.h"
@@ -189,5 +190,17 @@ typedef struct VacuumState
 extern void TamVacuumDeadRows(VacuumState *v);
 /* counts must be set. */
 extern void TamVacuumCleanupIndexes(VacuumState *v);
+
+/*
+ * In pg_statio_all_tables each page that is looked at is a block.  It is a hit if RocksDB was not asked since
+ * store_rocks_pages was `before`.
+ */
+static inline void
+TamCountPage(Relation rel, uint64 before)
+{
+	pgstat_count_buffer_read(rel);
+	if (store_rocks_pages == before)
+		pgstat_count_buffer_hit(rel);
+}
 
 #endif							/* ORBIT_TAM_INTERNAL_H */

@@ -200,9 +200,13 @@ TamLoadPage(TamScan *s, BlockNumber pageno)
 {
 	CodecBuf   *buf = PageBuffer(s);
 	StoreCut	cut;
+	uint64		before = store_rocks_pages;
+	bool		found;
 
 	s->pageno = pageno;
-	if (!StoreReadPage(s->storage, pageno, Cut(s, &cut), buf))
+	found = StoreReadPage(s->storage, pageno, Cut(s, &cut), buf);
+	TamCountPage(s->rel, before);
+	if (!found)
 		return false;
 	OpenPage(s);
 	return true;
@@ -224,12 +228,14 @@ static bool
 NextOfRange(TamScan *s)
 {
 	CodecBuf   *buf = PageBuffer(s);
+	uint64		before = store_rocks_pages;
 
 	if (!StoreScanNext(s->pages, &s->pageno, buf))
 	{
 		ClosePages(s);
 		return false;
 	}
+	TamCountPage(s->rel, before);
 	OpenPage(s);
 	return true;
 }
