@@ -147,10 +147,10 @@ eval { $load->quit };
 # ---- REACHED ------------------------------------------------------------------------------------------
 
 $from = log_end();
-set_stop($node, 'reached-no-space', 'fail', 0);
+set_fault($node, 'worker', 'write', '*/REACHED.tmp', 'enospc');
 sql('INSERT INTO load VALUES (0); CHECKPOINT');
 logged(qr/LOG:  53100: could not write file "orbit\/REACHED.tmp": No space left on device/, $from, 'REACHED: the log says so');
-clear_stop($node, 'reached-no-space');
+clear_faults($node);
 my $reached = slurp_file("$live/../REACHED");
 sql('INSERT INTO load VALUES (0); CHECKPOINT');
 isnt(slurp_file("$live/../REACHED"), $reached, 'the next checkpoint writes it');

@@ -143,8 +143,10 @@ sub reader_script
 		return "$scan\n" . sprintf($sql, 'a') . " \\gset\n$pause\n$index\n" . sprintf($sql, 'b')
 		  . " \\gset\nSELECT CASE WHEN :'a' = :'b' THEN 'ok' ELSE '$name by scan: ' || :'a' || ', by index: ' || :'b' END;\n";
 	};
+	# defined even if a conflict comes with the first query of all
+	my $none = "\\set a none\n\\set b none\n";
 	my $begin = 'BEGIN ISOLATION LEVEL REPEATABLE READ; LOCK TABLE';
-	return (<<"SQL" . "$begin mix_doc IN ACCESS SHARE MODE;\n" . $twice->($docs, 'documents') . "COMMIT;\n" . <<"BIG" . $twice->($bigs, 'batches') . "COMMIT;\n") x 6;
+	return $none . (<<"SQL" . "$begin mix_doc IN ACCESS SHARE MODE;\n" . $twice->($docs, 'documents') . "COMMIT;\n" . <<"BIG" . $twice->($bigs, 'batches') . "COMMIT;\n") x 6;
 $begin kill_rows, kill_counter, kill_accounts IN ACCESS SHARE MODE;
 SELECT CASE WHEN sum(balance) = 0 AND count(*) = 10 THEN 'ok' ELSE 'balances: ' || sum(balance) || ' in ' || count(*) END FROM kill_accounts;
 SELECT CASE WHEN count(*) = 0 THEN 'ok' ELSE 'rows of the undone: ' || count(*) END FROM kill_rows WHERE seq < 0 OR ver < 0;
