@@ -142,12 +142,12 @@ build_and_install()
 
 # ---- contents of tables --------------------------------------------------------------
 
-# A line for each permanent table of a database (contents.sql).
-table_contents()				# table_contents DATABASE [PORT]
+# A line for each permanent table of a database (contents.sql); of materialized views, too, unless told.
+table_contents()				# table_contents DATABASE [PORT [KINDS]]
 {
-	local port=${2:-5432}
+	local port=${2:-5432} kinds=${3:-r m}
 
-	in_scratch psql -X -q -At -p "$port" -d "$1" -v ON_ERROR_STOP=1 -f contents.sql >"$SCRATCH/contents.$$" &&
+	in_scratch psql -X -q -At -p "$port" -d "$1" -v ON_ERROR_STOP=1 -v kinds="$kinds" -f contents.sql >"$SCRATCH/contents.$$" &&
 		[ -s "$SCRATCH/contents.$$" ] &&
 		in_scratch psql -X -q -At -p "$port" -d "$1" -v ON_ERROR_STOP=1 -f "contents.$$"
 }
