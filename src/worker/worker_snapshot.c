@@ -31,6 +31,7 @@
 /* Space held back that is worth a snapshot of its own; that superseded ones may hold back together. */
 #define HELD_LEAST			(1024 * 1024)
 #define OLD_LEAST			(16 * 1024 * 1024)
+#define FREE_MS				60000	/* at most, until one is made to free what others hold */
 #define HELD_SHARE			10	/* percent of what is in use, of both */
 
 typedef struct Kept
@@ -395,7 +396,7 @@ static void
 FreeSpace(OrbitTime now)
 {
 	if (snapshots.n == 0 || snapshots.leaving != NULL || WorkerBackupRuns() ||
-		!OrbitElapsed(snapshots.kept[snapshots.n - 1]->since, now, orbit_snapshot_keep))
+		!OrbitElapsed(snapshots.kept[snapshots.n - 1]->since, now, Min(orbit_snapshot_keep, FREE_MS)))
 		return;
 	if (MuchIsHeld())
 		(void) WorkerMakeSnapshot();
