@@ -6,7 +6,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
 
-use OrbitNode qw(orbit_node start_is_refused);
+use OrbitNode qw(orbit_node start_is_refused write_file);
 use Test::More;
 
 my $node = orbit_node('main', q{orbit.flush_interval = '1h'}, q{orbit.write_buffer_size = '4MB'},
@@ -40,15 +40,6 @@ sub slurp
 	return <$fh>;
 }
 
-sub spew
-{
-	my ($file, $bytes) = @_;
-	open(my $fh, '>:raw', $file) or die "$file: $!";
-	print $fh $bytes;
-	close $fh;
-	return;
-}
-
 my ($file) = grep { index(slurp($_), 'bad2500bad') >= 0 } glob("$live/*.sst");
 ok(defined $file, 'the table has a file');
 my ($name) = $file =~ m{([^/]+)$};
@@ -58,7 +49,7 @@ my $bytes = slurp($file);
 $node->stop;
 my $broken = $bytes;
 substr($broken, index($bytes, 'bad2500bad'), 1) = 'B';
-spew($file, $broken);
+write_file($file, $broken);
 $node->start;
 like(fails('SELECT sum(id) FROM bad'), qr/\Q$name\E/, 'a scan stops with an error that names the file');
 like(fails('SELECT sum(id) FROM bad'), qr/table "?(public\.)?bad/, '... and the table');
@@ -74,7 +65,7 @@ sql('DELETE FROM good WHERE id = 0; SELECT orbit_flush()');
 
 # ---- put back, everything is there
 $node->stop;
-spew($file, $bytes);
+write_file($file, $bytes);
 $node->start;
 is(sql("SELECT count(*), sum(id), sum(hashtext(t)::bigint) FROM $_"), $sums{$_}, "$_ is whole again") for ('good', 'bad');
 is(sql('SELECT count(*) FROM orbit_verify() WHERE problem IS NOT NULL'), 0, 'nothing to complain of');
@@ -86,7 +77,7 @@ my $from = -s $node->logfile;
 ok(start_is_refused($node), 'without the file the server does not start');
 like(substr(slurp($node->logfile), $from), qr/could not open RocksDB.*\Q$name\E/s, 'the log names it');
 ok(!-e $file, 'and nothing was made up in its place');
-spew($file, $bytes);
+write_file($file, $bytes);
 $node->start;
 is(sql("SELECT count(*), sum(id), sum(hashtext(t)::bigint) FROM bad"), $sums{bad}, 'put back, it starts and has its rows');
 
@@ -96,11 +87,11 @@ my ($manifest) = glob("$live/MANIFEST-*");
 my $whole = slurp($manifest);
 $broken = $whole;
 substr($broken, length($whole) / 2, 1) = chr(ord(substr($whole, length($whole) / 2, 1)) ^ 0x55);
-spew($manifest, $broken);
+write_file($manifest, $broken);
 $from = -s $node->logfile;
 ok(start_is_refused($node), 'with a damaged MANIFEST the server does not start');
 like(substr(slurp($node->logfile), $from), qr/could not open RocksDB storage/, 'and says why');
-spew($manifest, $whole);
+write_file($manifest, $whole);
 $node->start;
 is(sql("SELECT count(*), sum(id), sum(hashtext(t)::bigint) FROM $_"), $sums{$_}, "$_ is there when it is put back") for ('good', 'bad');
 $node->stop;

@@ -8,7 +8,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep);
 use OrbitNode qw(orbit_node stop_at set_stop clear_stop wait_stopped in_background wait_done wait_recovered
-  worker_pid kill_all_and_start);
+  worker_pid kill_all_and_start eventually);
 
 my $node = orbit_node('snap', { allows_streaming => 1 }, q{autovacuum = off}, q{orbit.snapshot_keep = '1h'}, q{max_wal_senders = 5}, q{restart_after_crash = on},
 	q{orbit.reclaim_delay = '1h'});
@@ -45,18 +45,6 @@ sub named
 		$names{ sprintf '%06d.sst', $1 } = 1 while $text =~ /^(\d+) \d+ \d+ \d+ \d+$/mg;
 	}
 	return join ' ', sort keys %names;
-}
-
-# True once it is; false after a while.
-sub eventually
-{
-	my ($test) = @_;
-	for (1 .. 300)
-	{
-		return 1 if $test->();
-		sleep 0.1;
-	}
-	return 0;
 }
 
 sub churn { return sql("UPDATE t SET v = v || 'x' WHERE id % 7 = 0; SELECT orbit_flush(); CHECKPOINT") }

@@ -8,8 +8,8 @@ use FindBin;
 use lib "$FindBin::RealBin/lib";
 use PostgreSQL::Test::Utils;
 use Test::More;
-use OrbitBackup qw(backup_node load_start load_stop load_for done_count copy_is_right server_of has_orbit run_ok run_fails write_file);
-use OrbitNode qw(start_is_refused);
+use OrbitBackup qw(backup_node load_start load_stop load_for done_count copy_is_right server_of has_orbit run_ok run_fails);
+use OrbitNode qw(start_is_refused write_file);
 
 srand($ENV{ORBIT_SEED} // 1);
 # No snapshot is kept but for the backups.

@@ -9,8 +9,8 @@ use lib "$FindBin::RealBin/lib";
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep);
-use OrbitBackup qw(backup_node load_start load_stop load_for done_count mark copy_is_right server_of run_ok write_file);
-use OrbitNode qw(start_is_refused);
+use OrbitBackup qw(backup_node load_start load_stop load_for done_count mark copy_is_right server_of run_ok);
+use OrbitNode qw(start_is_refused write_file);
 
 srand($ENV{ORBIT_SEED} // 1);
 my $node = backup_node('primary', { has_archiving => 1 }, q{archive_timeout = '5s'}, q{orbit.snapshot_keep = '1s'});

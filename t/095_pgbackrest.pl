@@ -9,7 +9,8 @@ use JSON::PP qw(decode_json);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use OrbitBackup qw(backup_node load_start load_stop load_for done_count mark copy_is_right adopt has_orbit run_ok run_fails write_file);
+use OrbitNode qw(write_file);
+use OrbitBackup qw(backup_node load_start load_stop load_for done_count mark copy_is_right adopt has_orbit run_ok run_fails);
 
 srand($ENV{ORBIT_SEED} // 1);
 my $node = backup_node('primary', 'archive_mode = on', q{archive_timeout = '10s'}, q{orbit.reclaim_threshold = 20}, q{orbit.snapshot_keep = '1s'});

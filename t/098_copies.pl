@@ -18,17 +18,7 @@ sub sql { return $node->safe_psql('postgres', shift) }
 sub snapshots { return map { m{([^/]+)$} } sort glob("$dir/snap-*") }
 sub churn { return sql("UPDATE t SET v = v || 'x' WHERE id % 7 = 0; SELECT orbit_flush(); CHECKPOINT") }
 
-# True once it is; false after a while.
-sub eventually
-{
-	my ($test) = @_;
-	for (1 .. 600)
-	{
-		return 1 if $test->();
-		sleep 0.1;
-	}
-	return 0;
-}
+sub eventually { return OrbitNode::eventually($_[0], 60) }
 
 # How many of these are gone.
 sub gone

@@ -8,7 +8,8 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep);
-use OrbitNode qw(orbit_node set_stop clear_stop stop_at wait_stopped in_background wait_done worker_pid wait_recovered);
+use OrbitNode qw(orbit_node set_stop clear_stop stop_at wait_stopped in_background wait_done worker_pid wait_recovered
+  eventually write_file);
 use OrbitFaults qw(use_faults set_fault clear_faults fault_hits fault_at_start);
 
 my $node = orbit_node('one', { allows_streaming => 1 }, q{autovacuum = off}, q{orbit.snapshot_keep = '1h'}, q{orbit.reclaim_delay = '1h'}, q{restart_after_crash = on});
@@ -28,17 +29,6 @@ sub field
 {
 	my ($data, $snapshot, $name) = @_;
 	return slurp_file("$data/orbit/$snapshot/SNAPSHOT") =~ /^$name (\S+)/m ? $1 : undef;
-}
-
-sub eventually
-{
-	my ($test) = @_;
-	for (1 .. 300)
-	{
-		return 1 if $test->();
-		sleep 0.1;
-	}
-	return 0;
 }
 
 my $query = 'SELECT count(*), sum(id), sum(length(v)) FROM t';
@@ -129,15 +119,6 @@ sub snapshot_is_removed
 	return;
 }
 
-sub write_to
-{
-	my ($path, $text) = @_;
-	open(my $fh, '>', $path) or die "$path: $!";
-	print $fh $text;
-	close $fh;
-	return;
-}
-
 snapshot_is_removed('an empty directory', sub { unlink glob("$_[0]/*") }, qr/removing an unusable snapshot of RocksDB/);
 snapshot_is_removed('a directory cut short', sub { truncate "$_[0]/SNAPSHOT", 100 }, qr/SNAPSHOT" is damaged/);
 snapshot_is_removed(
@@ -165,7 +146,7 @@ snapshot_is_removed(
 	},
 	qr/it belongs to another RocksDB storage/);
 mkdir "$dir/snap-0000000000009999" or die;
-write_to("$dir/snap-0000000000009999/SNAPSHOT", "orbit_fdw snapshot 1\n");
+write_file("$dir/snap-0000000000009999/SNAPSHOT", "orbit_fdw snapshot 1\n");
 mkdir "$dir/snap-of-somebody" or die;
 is(sql('SELECT count(*) = ' . (snapshots() - 2) . ' FROM orbit_snapshots()'), 't', 'orbit_snapshots() leaves out what it cannot read');
 $node->restart;

@@ -75,18 +75,9 @@ start_server()					# start_server RUN
 	local data=$SCRATCH/data.$1
 
 	in_scratch "$BINDIR/initdb" -D "$data" -U postgres -A trust --no-locale -E UTF8 >/dev/null || die "initdb failed"
-	settings "$1" | in_scratch_append "$data/postgresql.conf"
+	settings "$1" | as_owner tee -a "$data/postgresql.conf" >/dev/null
 	in_scratch "$BINDIR/pg_ctl" -D "$data" -l "$SCRATCH/$1.log" -w start >/dev/null ||
 		die "the server did not start: $(tail -1 "$SCRATCH/$1.log")"
-}
-
-in_scratch_append()
-{
-	if [ "$(id -u)" -eq 0 ]; then
-		runuser -u "$OWNER" -- tee -a "$1" >/dev/null
-	else
-		cat >>"$1"
-	fi
 }
 
 stop_server()

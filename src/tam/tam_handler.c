@@ -49,13 +49,8 @@ static bool
 orbit_index_fetch_tuple(IndexFetchTableData *fetch, ItemPointer tid, Snapshot snapshot,
 						TupleTableSlot *slot, bool *call_again, bool *all_dead)
 {
-	uint64		before = store_rocks_pages;
-	bool		found;
-
 	*call_again = false;
-	found = RowFetchVisible(fetch->rel, tid, snapshot, slot, all_dead);
-	TamCountPage(fetch->rel, before);
-	return found;
+	return TamFetchVisible(fetch->rel, tid, snapshot, slot, all_dead);
 }
 
 /* ---- single rows, read -------------------------------------------------------------- */

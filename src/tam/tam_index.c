@@ -141,10 +141,8 @@ NoteRemoved(IndexFeed *f, int chain)
 		return;
 	(void) TamOpenRow(f->scan, chain, &c);
 	removed = RowRemovedBy(&c, f->removed_limit, &whole);
-	if (TransactionIdIsValid(removed) && (whole || f->versions_count) &&
-		(!TransactionIdIsValid(f->latest_removed) ||
-		 TransactionIdFollows(removed, f->latest_removed)))
-		f->latest_removed = removed;
+	if (whole || f->versions_count)
+		TamNoteRemoved(&f->latest_removed, removed);
 }
 
 static void

@@ -33,9 +33,7 @@ AdvanceRemovedXid(StoreChain *c, TransactionId next, TransactionId *latest)
 	bool		whole;
 	TransactionId removed = RowRemovedBy(c, next, &whole);
 
-	if (TransactionIdIsValid(removed) &&
-		(!TransactionIdIsValid(*latest) || TransactionIdFollows(removed, *latest)))
-		*latest = removed;
+	TamNoteRemoved(latest, removed);
 }
 
 /* May the entry go?  Then *latest takes its row's removal into account. */

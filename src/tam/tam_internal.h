@@ -191,6 +191,15 @@ extern void TamVacuumDeadRows(VacuumState *v);
 /* counts must be set. */
 extern void TamVacuumCleanupIndexes(VacuumState *v);
 
+/* The newer of the two; invalid: none. */
+static inline void
+TamNoteRemoved(TransactionId *latest, TransactionId removed)
+{
+	if (TransactionIdIsNormal(removed) &&
+		(!TransactionIdIsValid(*latest) || TransactionIdFollows(removed, *latest)))
+		*latest = removed;
+}
+
 /*
  * In pg_statio_all_tables each page that is looked at is a block.  It is a hit if RocksDB was not asked since
  * store_rocks_pages was `before`.
@@ -201,6 +210,18 @@ TamCountPage(Relation rel, uint64 before)
 	pgstat_count_buffer_read(rel);
 	if (store_rocks_pages == before)
 		pgstat_count_buffer_hit(rel);
+}
+
+/* RowFetchVisible, counted. */
+static inline bool
+TamFetchVisible(Relation rel, ItemPointer tid, Snapshot snapshot, TupleTableSlot *slot,
+				bool *all_dead)
+{
+	uint64		before = store_rocks_pages;
+	bool		found = RowFetchVisible(rel, tid, snapshot, slot, all_dead);
+
+	TamCountPage(rel, before);
+	return found;
 }
 
 #endif							/* ORBIT_TAM_INTERNAL_H */

@@ -144,10 +144,7 @@ NoteRemoved(Rewrite *rw, StoreChain *c)
 	bool		whole;
 	TransactionId removed = RowRemovedBy(c, rw->oldest_xmin, &whole);
 
-	if (TransactionIdIsValid(removed) &&
-		(!TransactionIdIsValid(rw->latest_removed) ||
-		 TransactionIdFollows(removed, rw->latest_removed)))
-		rw->latest_removed = removed;
+	TamNoteRemoved(&rw->latest_removed, removed);
 }
 
 static const CodecEntry *

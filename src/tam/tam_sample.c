@@ -61,13 +61,9 @@ BitmapNextSingle(TamScan *s, TBMIterateResult *tbmres, TupleTableSlot *slot)
 	while (s->bitmap_next < tbmres->ntuples)
 	{
 		ItemPointerData tid;
-		uint64		before = store_rocks_pages;
-		bool		found;
 
 		ItemPointerSet(&tid, s->pageno, tbmres->offsets[s->bitmap_next++]);
-		found = RowFetchVisible(s->rel, &tid, s->base.rs_snapshot, slot, NULL);
-		TamCountPage(s->rel, before);
-		if (found)
+		if (TamFetchVisible(s->rel, &tid, s->base.rs_snapshot, slot, NULL))
 			return true;
 	}
 	return false;

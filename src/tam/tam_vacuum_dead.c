@@ -192,15 +192,6 @@ DeleteIndexEntries(VacuumState *v)
 /* ---- rows ------------------------------------------------------------------------------------ */
 
 static void
-NoteRemoved(VacuumState *v, TransactionId removed)
-{
-	if (TransactionIdIsNormal(removed) &&
-		(!TransactionIdIsValid(v->latest_removed) ||
-		 TransactionIdFollows(removed, v->latest_removed)))
-		v->latest_removed = removed;
-}
-
-static void
 GatherPage(VacuumState *v, TamScan *s)
 {
 	for (int chain = 0; chain < s->page->page.nchains; chain++)
@@ -213,7 +204,7 @@ GatherPage(VacuumState *v, TamScan *s)
 		if (!RowIsDead(&c, v->oldest_xmin, &ended, &removed) ||
 			(TransactionIdIsNormal(ended) && FullXid(ended) < v->cleaned))
 			continue;
-		NoteRemoved(v, removed);
+		TamNoteRemoved(&v->latest_removed, removed);
 		OrbitTidSet(&v->dead->items[v->dead->num_items++], s->pageno, slot, 0);
 	}
 	pgstat_progress_update_param(PROGRESS_VACUUM_NUM_DEAD_TUPLES, v->dead->num_items);

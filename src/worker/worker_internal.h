@@ -238,6 +238,8 @@ extern bool WorkerFreezeEarly(const WorkerFiles *files, const WorkerHorizon *h, 
  * Answered, and has to Leave.  AndWait does all of it and waits, cancellable; no lock held; ERROR
  * 57P03 when there is no worker.
  */
+/* One nap of a process that waits for the worker and has prepared to sleep on cv; the same ERROR. */
+extern void WorkerWaitOn(ConditionVariable *cv);
 extern void WorkerRequestInit(WorkerSlot *slot);
 extern bool WorkerRequestTake(WorkerSlot *slot, OrbitStorageId storage, TransactionId limit,
 							  bool make);

@@ -78,9 +78,8 @@ LeaveSlot(int code, Datum arg)
 	WorkerRequestLeave((WorkerSlot *) DatumGetPointer(arg));
 }
 
-/* One nap of a waiter. */
-static void
-WaitForWorker(WorkerSlot *slot)
+void
+WorkerWaitOn(ConditionVariable *cv)
 {
 	if (WorkerPid() == 0)
 	{
@@ -90,7 +89,7 @@ WaitForWorker(WorkerSlot *slot)
 				 errmsg("the storage worker of orbit_fdw is not running"),
 				 errdetail("It has left because the server is shutting down.")));
 	}
-	(void) ConditionVariableTimedSleep(&slot->cv, RECHECK_MS, ORBIT_WAIT_WORKER);
+	(void) ConditionVariableTimedSleep(cv, RECHECK_MS, ORBIT_WAIT_WORKER);
 }
 
 TransactionId
@@ -100,11 +99,11 @@ WorkerRequestAndWait(WorkerSlot *slot, OrbitStorageId storage, TransactionId lim
 
 	ConditionVariablePrepareToSleep(&slot->cv);
 	while (!WorkerRequestTake(slot, storage, limit, make))
-		WaitForWorker(slot);
+		WorkerWaitOn(&slot->cv);
 	PG_ENSURE_ERROR_CLEANUP(LeaveSlot, PointerGetDatum(slot));
 	{
 		while (!WorkerRequestAnswered(slot, &answer))
-			WaitForWorker(slot);
+			WorkerWaitOn(&slot->cv);
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(LeaveSlot, PointerGetDatum(slot));
 	ConditionVariableCancelSleep();

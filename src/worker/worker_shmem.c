@@ -17,7 +17,6 @@
 #include "worker/worker_internal.h"
 
 /* A waiter looks this often (ms) whether the worker still exists. */
-#define TICKET_RECHECK	1000
 
 WorkerShared *worker_shared = NULL;
 
@@ -100,18 +99,7 @@ WorkerFlushAll(void)
 	ticket = WorkerTakeTicket();
 	ConditionVariablePrepareToSleep(&worker_shared->served_cv);
 	while (!WorkerTicketServed(ticket))
-	{
-		if (WorkerPid() == 0)
-		{
-			ConditionVariableCancelSleep();
-			ereport(ERROR,
-					(errcode(ERRCODE_CANNOT_CONNECT_NOW),
-					 errmsg("the storage worker of orbit_fdw is not running"),
-					 errdetail("It has left because the server is shutting down.")));
-		}
-		(void) ConditionVariableTimedSleep(&worker_shared->served_cv, TICKET_RECHECK,
-										   ORBIT_WAIT_WORKER);
-	}
+		WorkerWaitOn(&worker_shared->served_cv);
 	ConditionVariableCancelSleep();
 }
 

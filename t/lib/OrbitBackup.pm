@@ -19,10 +19,10 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
-use OrbitNode qw(orbit_node);
+use OrbitNode qw(orbit_node write_file);
 
 our @EXPORT_OK = qw(backup_node load_start load_stop load_kill load_for done_count
-  mark copy_is_right server_of adopt has_orbit run_ok run_fails write_file);
+  mark copy_is_right server_of adopt has_orbit run_ok run_fails);
 
 my $am = $ENV{ORBIT_TEST_AM} // 'orbit';
 my $clients = 3;
@@ -388,15 +388,6 @@ sub run_fails
 	my ($what, $pattern, @command) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	return command_fails_like(\@command, $pattern, $what);
-}
-
-sub write_file
-{
-	my ($file, $text) = @_;
-	open(my $fh, '>', $file) or die "$file: $!";
-	print $fh $text;
-	close $fh;
-	return;
 }
 
 1;

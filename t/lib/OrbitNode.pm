@@ -19,7 +19,8 @@ use Time::HiRes qw(sleep);
 our @EXPORT_OK = qw(orbit_node orbit_standby start_is_refused
   stop_at set_stop clear_stop wait_stopped
   in_background wait_done
-  worker_pid wait_recovered postmaster_pid children kill_all kill_all_and_start);
+  worker_pid wait_recovered postmaster_pid children kill_all kill_all_and_start
+  eventually write_file);
 
 my $timeout = $PostgreSQL::Test::Utils::timeout_default;
 my $heap = ($ENV{ORBIT_TEST_AM} // 'orbit') eq 'heap';
@@ -245,6 +246,27 @@ sub kill_all_and_start
 		sleep 0.1;
 	}
 	die 'the server does not start';
+}
+
+# True once the test is; false after so many seconds (30).
+sub eventually
+{
+	my ($test, $seconds) = @_;
+	for (1 .. 10 * ($seconds // 30))
+	{
+		return 1 if $test->();
+		sleep 0.1;
+	}
+	return 0;
+}
+
+sub write_file
+{
+	my ($file, $bytes) = @_;
+	open(my $fh, '>:raw', $file) or die "$file: $!";
+	print $fh $bytes;
+	close $fh;
+	return;
 }
 
 1;
