@@ -94,14 +94,19 @@ CheckImage(TupleDesc desc, const CodecEntry *e, StringInfo problem)
 	return true;
 }
 
+/*
+ * A tag is given again when its version has been pruned, which the server that gave it knows of itself
+ * only: a standby, even promoted since, may still have the old version (README.md, Tags).  What a
+ * transaction made is not pruned while it runs, so it never gives one tag twice.
+ */
 static bool
-CheckTag(const CodecEntry *e, Bitmapset **tags, StringInfo problem)
+CheckTag(const CodecEntry *e, TransactionId *given_by, StringInfo problem)
 {
 	int			tag = CodecEntryKind(e) == CODEC_UPDATE ? e->tag : 0;
 
-	if (bms_is_member(tag, *tags))
-		return Complain(problem, "two versions of the row have the same tag");
-	*tags = bms_add_member(*tags, tag);
+	if (given_by[tag] == e->xid)
+		return Complain(problem, "a transaction made two versions of the row with the same tag");
+	given_by[tag] = e->xid;
 	return true;
 }
 
@@ -124,7 +129,7 @@ RowCheckChain(Relation rel, StoreChain *c, BlockNumber npages, int64 *versions,
 {
 	const CodecEntry *e;
 	const CodecEntry *last = NULL;
-	Bitmapset  *tags = NULL;
+	TransactionId given_by[ORBIT_MAX_TAG + 1] = {InvalidTransactionId};
 	bool		ok = true;
 
 	while (ok && (e = StoreChainNext(c)) != NULL)
@@ -135,12 +140,11 @@ RowCheckChain(Relation rel, StoreChain *c, BlockNumber npages, int64 *versions,
 		if (ok && (CodecEntryKind(e) == CODEC_INSERT || CodecEntryKind(e) == CODEC_UPDATE))
 		{
 			(*versions)++;
-			ok = CheckTag(e, &tags, problem) && CheckImage(RelationGetDescr(rel), e, problem);
+			ok = CheckTag(e, given_by, problem) && CheckImage(RelationGetDescr(rel), e, problem);
 		}
 		else if (ok && CodecEntryKind(e) == CODEC_DELETE)
 			ok = CheckDelete(e, npages, problem);
 	}
-	bms_free(tags);
 	if (ok && (last == NULL ||
 			   (CodecEntryKind(last) != CODEC_INSERT && CodecEntryKind(last) != CODEC_DEADSLOT &&
 				!(last->kind_flags & CODEC_FROZEN))))
