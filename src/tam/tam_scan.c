@@ -360,16 +360,16 @@ TamOpenRow(TamScan *s, int chain, StoreChain *c)
 }
 
 /*
- * The short way for nearly every row of a scan: its newest entry is a version that everybody sees,
- * or one of a transaction found committed before.  To a serializable transaction only the frozen
- * are of no concern, for it locks what it reads.
+ * The short way for nearly every row of a scan: its newest entry is a version or a delete mark that
+ * everybody sees, or one of a transaction found committed before.  To a serializable transaction only the
+ * frozen are of no concern, for it locks what it reads.
  */
 static inline bool
 SeenAtOnce(TamScan *s, Snapshot snapshot, const CodecEntry *e)
 {
 	CodecKind	kind = CodecEntryKind(e);
 
-	if ((kind != CODEC_INSERT && kind != CODEC_UPDATE) ||
+	if ((kind != CODEC_INSERT && kind != CODEC_UPDATE && kind != CODEC_DELETE) ||
 		snapshot->snapshot_type != SNAPSHOT_MVCC)
 		return false;
 	if (e->kind_flags & CODEC_FROZEN)
@@ -396,6 +396,8 @@ TamRowVisible(TamScan *s, int chain, RowVersion *v)
 	e = CodecPageChain(&s->page->page, chain, &slot);
 	if (SeenAtOnce(s, snapshot, e))
 	{
+		if (CodecEntryKind(e) == CODEC_DELETE)
+			return false;
 		/* nothing stands above it: no xmax */
 		*v = (RowVersion) {.entry = e, .cmax = InvalidCommandId};
 		OrbitTidSet(&v->tid, s->pageno, slot, CodecEntryKind(e) == CODEC_UPDATE ? e->tag : 0);
