@@ -1,6 +1,6 @@
 # What the server says and refuses: preload, settings, directories that are not
 # ours, backups without RocksDB's files, CREATE DATABASE from a template with
-# orbit tables, logical decoding.  Nothing refused may be lost or opened.
+# orbit tables, logical decoding, pg_upgrade.  Nothing refused may be lost or opened.
 use strict;
 use warnings;
 
@@ -161,4 +161,19 @@ like($err, qr/logical decoding of tables that use access method "orbit" is not s
 $node->safe_psql('postgres', "SELECT pg_drop_replication_slot('s')");
 
 $node->stop;
+
+# ---- pg_upgrade -----------------------------------------------------------------------------------
+
+my $next = PostgreSQL::Test::Cluster->new('next');
+$next->init;
+$next->append_conf('postgresql.conf', "shared_preload_libraries = 'orbit_fdw'");
+my @upgrade = ('pg_upgrade', '--check', '-b', $node->config_data('--bindir'), '-B', $node->config_data('--bindir'), '-d', $node->data_dir,
+	'-D', $next->data_dir, '-p', $node->port, '-P', $next->port, '-s', $node->host);
+chdir $PostgreSQL::Test::Utils::tmp_check;
+command_checks_all(\@upgrade, 1, [ qr/pg_upgrade cannot transfer orbit tables.*postgres.*HINT:/s ], [ qr/^$/ ], 'pg_upgrade --check says that it cannot');
+$node->start;
+is($node->safe_psql('postgres', 'SELECT count(*), sum(length(v)) FROM t WHERE id < 100000'), $sum, '... and nothing has happened to the rows');
+$node->safe_psql('postgres', 'DROP TABLE t');
+$node->stop;
+command_ok(\@upgrade, 'without orbit tables it goes');
 done_testing();

@@ -58,6 +58,15 @@ RowHeapTuple(Relation rel, const RowVersion *v)
 	return tuple;
 }
 
+bool
+RowHasExternal(const RowVersion *v)
+{
+	uint32		len;
+	const char *image = RowImage(v->entry, &len, NULL);
+
+	return (((HeapTupleHeader) (image - ROW_IMAGE_OFFSET))->t_infomask & HEAP_HASEXTERNAL) != 0;
+}
+
 /* ---- storing ----------------------------------------------------------------------- */
 
 /* Attributes that a stored row lacks (ADD COLUMN with a default) are filled in. */

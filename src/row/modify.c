@@ -20,6 +20,7 @@
 #include "access/heaptoast.h"
 #include "access/parallel.h"
 #include "access/xact.h"
+#include "catalog/catalog.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/predicate.h"
@@ -192,6 +193,13 @@ DeleteChange(RowChange *change, CodecDelete *mark, CommandId cid, bool changing_
 	change->entry.payload = mark;
 }
 
+/* Of a row that is deleted: for its TOASTed values, and for logical decoding. */
+static bool
+NeedsImage(Relation rel, const RowVersion *v)
+{
+	return RelationIsLogicallyLogged(rel) || RowHasExternal(v);
+}
+
 TM_Result
 RowDelete(Relation rel, ItemPointer tid, CommandId cid, Snapshot snapshot,
 		  Snapshot crosscheck, bool wait, TM_FailureData *tmfd, bool changing_part)
@@ -212,22 +220,24 @@ RowDelete(Relation rel, ItemPointer tid, CommandId cid, Snapshot snapshot,
 		if (result != TM_Ok)
 			return FailModify(&m, result);
 		/* the version that a TID names never changes */
-		if (old == NULL)
+		if (old == NULL && NeedsImage(rel, &m.s.target))
 			old = RowHeapTuple(rel, &m.s.target);
 		RowStateClose(&m.s);
 		CheckForSerializableConflictIn(rel, &m.tid, m.s.page);
-		if (change.old == NULL)
+		if (old != NULL && change.old == NULL)
 			identity = SetOldImage(&m, &change, old, true);
 		OrbitStopPoint("row_delete");
 	} while (!RowPush(rel, &m.s, &change));
 
 	CheckForSerializableConflictIn(rel, &m.tid, m.s.page);
-	RowDeleteToast(rel, old, false);
+	if (old != NULL)
+		RowDeleteToast(rel, old, false);
 	EndModify(&m);
 	pgstat_count_heap_delete(rel);
 	if (identity != NULL && identity != old)
 		heap_freetuple(identity);
-	heap_freetuple(old);
+	if (old != NULL)
+		heap_freetuple(old);
 	return TM_Ok;
 }
 

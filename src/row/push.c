@@ -182,7 +182,8 @@ RowPush(Relation rel, RowState *s, RowChange *change)
 	bool		carry = others > 0 && others <= CARRY_MAX &&
 		s->walked > CARRY_WALK + 4 * others &&
 		(kind == CODEC_UPDATE || kind == CODEC_LOCK);
-	StoreItem  *items;
+	StoreItem	few[2];			/* all there is without locks of others */
+	StoreItem  *items = others == 0 ? few : palloc((2 + 2 * others) * sizeof(StoreItem));
 	WalRows		w;
 	bool		ok;
 	int			n;
@@ -193,12 +194,12 @@ RowPush(Relation rel, RowState *s, RowChange *change)
 	else
 		change->entry.kind_flags &= ~CODEC_NO_LOCKERS;
 
-	items = palloc((2 + 2 * others) * sizeof(StoreItem));
 	n = BuildItems(s, change, carry, items);
 	WalPrepareRows(&w, change->kind, rel, s->storage, items, n,
 				   change->old, change->oldlen, change->old_is_key);
 	ok = WriteChecked(&w, s, change->kind, items, n);
-	pfree(items);
+	if (items != few)
+		pfree(items);
 	return ok;
 }
 

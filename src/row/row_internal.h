@@ -57,6 +57,8 @@ extern bool RowFetchSystem(Relation rel, const ItemPointerData *tid, RowSystem *
 
 /* palloc'ed; of the header only what the image has is set. */
 extern HeapTuple RowCopyImage(const char *image, uint32 len);
+/* Has the version TOASTed values outside of it? */
+extern bool RowHasExternal(const RowVersion *v);
 /* The slot's values as a tuple, not toasted. */
 extern HeapTuple RowRawTuple(Relation rel, TupleTableSlot *slot);
 extern bool RowNeedsToast(Relation rel, HeapTuple tuple, HeapTuple old);
@@ -129,12 +131,13 @@ typedef struct RowLead			/* LOCK and aborted entries at the head, in the active 
 } RowLead;
 
 /*
- * A writer's reading of a row with respect to one of its versions, the target.  The
- * arrays are palloc'ed in the context that was current at RowStateInit and reused by
- * every RowExamine.
+ * A writer's reading of a row with respect to one of its versions, the target.  The arrays are
+ * allocated when there is something for them, in the context that was current at RowStateInit, and
+ * reused by every RowExamine.
  */
 typedef struct RowState
 {
+	MemoryContext context;
 	OrbitStorageId storage;
 	ItemPointerData target_tid;
 	ItemPointerData canonical;

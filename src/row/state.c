@@ -48,22 +48,20 @@ void
 RowStateInit(RowState *s, OrbitStorageId storage)
 {
 	memset(s, 0, sizeof(*s));
+	s->context = CurrentMemoryContext;
 	s->storage = storage;
-	s->holders_cap = 8;
-	s->holders = palloc(s->holders_cap * sizeof(RowHolder));
-	s->over_cap = 8;
-	s->over = palloc(s->over_cap * sizeof(RowOver));
-	s->leads_cap = 8;
-	s->leads = palloc(s->leads_cap * sizeof(RowLead));
 }
 
 void
 RowStateFree(RowState *s)
 {
 	RowStateClose(s);
-	pfree(s->holders);
-	pfree(s->over);
-	pfree(s->leads);
+	if (s->holders != NULL)
+		pfree(s->holders);
+	if (s->over != NULL)
+		pfree(s->over);
+	if (s->leads != NULL)
+		pfree(s->leads);
 }
 
 void
@@ -75,6 +73,19 @@ RowStateClose(RowState *s)
 }
 
 /* ---- collecting ------------------------------------------------------------------- */
+
+/* Most rows have nothing to collect: a first array comes with the first element. */
+static void *
+Grow(RowState *s, void *array, int *cap, Size element)
+{
+	if (array == NULL)
+	{
+		*cap = 8;
+		return MemoryContextAlloc(s->context, *cap * element);
+	}
+	*cap *= 2;
+	return repalloc(array, *cap * element);
+}
 
 static void
 AddHolder(RowState *s, const CodecEntry *e, RowFate fate)
@@ -98,10 +109,7 @@ AddHolder(RowState *s, const CodecEntry *e, RowFate fate)
 		}
 	}
 	if (s->nholders == s->holders_cap)
-	{
-		s->holders_cap *= 2;
-		s->holders = repalloc(s->holders, s->holders_cap * sizeof(RowHolder));
-	}
+		s->holders = Grow(s, s->holders, &s->holders_cap, sizeof(RowHolder));
 	h = &s->holders[s->nholders++];
 	h->xid = e->xid;
 	h->cid = e->cid;
@@ -143,10 +151,7 @@ AddOver(RowState *s, const CodecEntry *e, RowFate fate)
 	RowOver    *o;
 
 	if (s->nover == s->over_cap)
-	{
-		s->over_cap *= 2;
-		s->over = repalloc(s->over, s->over_cap * sizeof(RowOver));
-	}
+		s->over = Grow(s, s->over, &s->over_cap, sizeof(RowOver));
 	o = &s->over[s->nover++];
 	o->xid = e->xid;
 	o->cid = e->cid;
@@ -160,10 +165,7 @@ static void
 AddLead(RowState *s, const CodecEntry *e, bool live)
 {
 	if (s->nleads == s->leads_cap)
-	{
-		s->leads_cap *= 2;
-		s->leads = repalloc(s->leads, s->leads_cap * sizeof(RowLead));
-	}
+		s->leads = Grow(s, s->leads, &s->leads_cap, sizeof(RowLead));
 	s->leads[s->nleads].entry = e;
 	s->leads[s->nleads].xid = e->xid;
 	s->leads[s->nleads].mode = (LockTupleMode) e->tag;

@@ -11,6 +11,9 @@
  * DROP DATABASE, DROP TABLESPACE and ALTER DATABASE SET TABLESPACE remove and move files of orbit
  * tables; the worker, which judges by files, is told so (row/database.c).
  *
+ * pg_upgrade copies files of relations and knows of no others.  Its first question to a database of the
+ * old server that owns orbit tables is answered with an error, so that its --check fails, too.
+ *
  * A session may stay idle inside a transaction, with a cursor open, for hours.  RocksDB's
  * iterators would keep files that compaction has replaced; so when the outermost run of
  * the executor returns they are given up.  A scan that goes on finds its place again.
@@ -158,12 +161,32 @@ TamProcessUtility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree
 		RowNoteDropped(dropped.kind, dropped.oid);
 }
 
+/* ---- pg_upgrade ---------------------------------------------------------------------------- */
+
+static void
+CheckUpgrade(void)
+{
+	static bool checked = false;
+
+	if (likely(!IsBinaryUpgrade) || checked || !OidIsValid(MyDatabaseId))
+		return;
+	if (RowDatabaseOwnsTables(MyDatabaseId))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("pg_upgrade cannot transfer orbit tables"),
+				 errdetail("Database \"%s\" contains tables that use access method orbit, whose rows are outside the files that pg_upgrade copies.",
+						   get_database_name(MyDatabaseId)),
+				 errhint("Move orbit tables with pg_dump and pg_restore.")));
+	checked = true;
+}
+
 /* ---- iterators of idle sessions --------------------------------------------------------- */
 
 static void
 TamExecutorRun(QueryDesc *queryDesc, ScanDirection direction, uint64 count,
 			   bool execute_once)
 {
+	CheckUpgrade();
 	run_depth++;
 	PG_TRY();
 	{
