@@ -3,8 +3,12 @@
 # server.  Fails where results differ, where row estimates differ although ANALYZE has read every row, and where
 # a query takes more than twice as long as on heap and not with another plan.
 #
+# Both have room for the data in memory: heap in shared_buffers, orbit in each backend's block cache.  A query is one process:
+# a parallel query's workers begin with an empty block cache on orbit, and what they gain depends on what else the machine does.
+# CONF="max_parallel_workers_per_gather = 2" and CONF="orbit.block_cache_size = '32MB'" measure it otherwise.
+#
 #   SCALE=0.1     TPC-H's scale factor; up to 0.45 ANALYZE can read every row
-#   ROUNDS=5      timed runs of a query on each, in turn; the median counts
+#   ROUNDS=5      sessions that run each query twice, on each in turn; the median of second times counts
 #   QUICK=1       scale 0.02, no times
 #   ONLY="1 9"    these queries
 #   CONF="..."    more settings, one a line
@@ -82,8 +86,8 @@ compare()						# compare STAGE [VARIABLE=VALUE...]
 	cp "$results"/*.heap "$results"/*.orbit "$RESULTS/" 2>/dev/null
 }
 
-make_server data 'shared_buffers = 1GB' 'max_wal_size = 8GB' 'checkpoint_timeout = 15min' 'autovacuum = off' \
-	'synchronize_seqscans = off'
+make_server data 'shared_buffers = 1GB' "orbit.block_cache_size = '512MB'" 'max_parallel_workers_per_gather = 0' \
+	'max_wal_size = 8GB' 'checkpoint_timeout = 15min' 'autovacuum = off' 'synchronize_seqscans = off'
 start data
 for am in heap orbit; do
 	sql_in postgres "CREATE DATABASE $am"
@@ -106,7 +110,7 @@ failed=0
 echo "Scale $SCALE, $(nproc) cores, $("$BINDIR/postgres" --version); settings that differ from initdb's, and orbit's:"
 sql_in postgres "SELECT '  ' || name || ' = ' || current_setting(name) FROM pg_settings
 	WHERE name LIKE 'orbit.%' OR sourcefile IS NOT NULL AND
-		name ~ '^(shared_buffers|max_wal_size|checkpoint_timeout|autovacuum|synchronize_seqscans)$' ORDER BY name"
+		name ~ '^(shared_buffers|max_parallel_workers_per_gather|max_wal_size|checkpoint_timeout|autovacuum|synchronize_seqscans)$' ORDER BY name"
 [ "$FULL" = 1 ] || echo "ANALYZE has taken a sample: estimates are compared, and not judged"
 compare loaded ROUNDS="$ROUNDS"
 

@@ -4,19 +4,15 @@
  */
 #include "postgres.h"
 
-#include <math.h>
-
 #include "access/heaptoast.h"
 #include "access/htup_details.h"
 #include "access/multixact.h"
 #include "catalog/pg_am_d.h"
 #include "catalog/pg_attribute.h"
-#include "catalog/pg_statistic.h"
 #include "storage/bufpage.h"
 #include "storage/smgr.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 
 #include "tam/tam_internal.h"
 
@@ -114,105 +110,4 @@ Oid
 TamToastAm(Relation rel)
 {
 	return HEAP_TABLE_AM_OID;
-}
-
-/* ---- planner ---------------------------------------------------------------------------- */
-
-/*
- * Figures for a table without statistics.  Node, entry header, image header and padding come to
- * about what a tuple header and line pointer take in heap, so heap's figures are used: such a table
- * gets the plans that it would get there.
- */
-#define OVERHEAD_BYTES_PER_ROW	(MAXALIGN(SizeofHeapTupleHeader) + sizeof(ItemIdData))
-#define USABLE_BYTES_PER_PAGE	(BLCKSZ - SizeOfPageHeaderData)
-
-/*
- * Bytes of a row as ANALYZE found them, or -1.  The width in the statistics is that of values that
- * are not NULL, where they lie in the row.
- */
-static double
-AnalyzedRowBytes(Relation rel)
-{
-	TupleDesc	desc = RelationGetDescr(rel);
-	double		bytes = OVERHEAD_BYTES_PER_ROW;
-
-	for (int i = 0; i < desc->natts; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(desc, i);
-		HeapTuple	tuple;
-
-		if (att->attisdropped)
-			continue;
-		tuple = SearchSysCache3(STATRELATTINH, ObjectIdGetDatum(RelationGetRelid(rel)),
-								Int16GetDatum(att->attnum), BoolGetDatum(false));
-		if (!HeapTupleIsValid(tuple))
-			return -1;
-		bytes += ((Form_pg_statistic) GETSTRUCT(tuple))->stawidth *
-			(1 - ((Form_pg_statistic) GETSTRUCT(tuple))->stanullfrac);
-		ReleaseSysCache(tuple);
-	}
-	return bytes;
-}
-
-/*
- * Pages that are known to be gone.  After a restart and on a standby nobody has looked yet; it is
- * worth a look where most pages cannot have a row.
- */
-static BlockNumber
-AbsentPages(Relation rel, double rows, BlockNumber pages)
-{
-	OrbitStorageId storage = RowStorage(rel);
-	BlockNumber absent = StoreAbsentPages(storage);
-
-	if (absent == 0 && pages >= TAM_MAP_MIN_PAGES && rows < pages / 2)
-	{
-		StorePageMap map;
-
-		StoreGetPageMap(storage, &map);
-		pfree(map.ranges);
-		pfree(map.before);
-		absent = StoreAbsentPages(storage);
-	}
-	return Min(absent, pages);
-}
-
-/*
- * The density that ANALYZE notes is that of all pages ever begun.  Those that are gone do not come
- * back, so new pages are expected to be as full as the others.
- */
-static double
-RowsWithNewPages(Relation rel, double rows, BlockNumber pages, BlockNumber absent)
-{
-	double		analyzed = rel->rd_rel->relpages;
-	double		more;
-
-	if (absent == 0 || analyzed <= absent || pages <= analyzed)
-		return rows;
-	more = rel->rd_rel->reltuples / (analyzed - absent);
-	return rint(rel->rd_rel->reltuples + (pages - analyzed) * Min(more, ORBIT_MAX_SLOT));
-}
-
-void
-TamEstimateSize(Relation rel, int32 *attr_widths, BlockNumber *pages,
-				double *tuples, double *allvisfrac)
-{
-	BlockNumber absent;
-	double		bytes = -1;
-
-	table_block_relation_estimate_size(rel, attr_widths, pages, tuples, allvisfrac,
-									   OVERHEAD_BYTES_PER_ROW, USABLE_BYTES_PER_PAGE);
-	/* the density guessed for a table without statistics knows no limit of slots */
-	*tuples = Min(*tuples, (double) *pages * ORBIT_MAX_SLOT);
-
-	absent = AbsentPages(rel, *tuples, *pages);
-	if (rel->rd_rel->reltuples >= 0 && rel->rd_rel->relpages > 0)
-	{
-		*tuples = RowsWithNewPages(rel, *tuples, *pages, absent);
-		bytes = *tuples * AnalyzedRowBytes(rel);
-	}
-
-	/* what a scan reads are pages that are left, and rows that grew in place make them long */
-	*pages -= absent;
-	if (bytes > 0)
-		*pages = (BlockNumber) Min(Max(*pages, floor(bytes / USABLE_BYTES_PER_PAGE)), MaxBlockNumber);
 }
