@@ -11,6 +11,8 @@
 #   make unit-asan    the unit tests under the compiler's sanitizers
 #   make check-upstream  PostgreSQL's own suites on orbit tables (upstream/README.md);
 #                     check-upstream-standby, check-upstream-tools: more with its regression suite
+#   make check-planner  estimates, plans and times of TPC-H's queries beside heap, with the installed
+#                     release build; QUICK=1: small, without times (bench/README.md)
 MODULE_big = orbit_fdw
 EXTENSION = orbit_fdw
 DATA = orbit_fdw--1.0.sql
@@ -43,7 +45,7 @@ endif
 
 # Goals that need no compiler and no server headers yet.
 TOOL_GOALS = deps quickstart stop clean-data lint test fault-test unit-asan failover-test \
-	check-upstream check-upstream-standby check-upstream-tools
+	check-upstream check-upstream-standby check-upstream-tools check-planner
 ifneq ($(if $(MAKECMDGOALS),$(filter-out $(TOOL_GOALS),$(MAKECMDGOALS)),all),)
 
 PG_CONFIG ?= /usr/lib/postgresql/15/bin/pg_config
@@ -95,3 +97,5 @@ check-upstream-standby:
 	@upstream/standby
 check-upstream-tools:
 	@upstream/tools
+check-planner:
+	@bench/tpch/run.sh

@@ -226,7 +226,8 @@ StoreGetPageMap(OrbitStorageId storage, StorePageMap *map)
 	for (int i = 0; i < map->nranges; i++)
 		map->before[i] = i == 0 ? 0 : map->before[i - 1] +
 			(map->ranges[i - 1].last - map->ranges[i - 1].first + 1);
-	StoreNoteAbsent(storage, count - map->pages);
+	/* files tell how many pages they hold, too; one of which several files hold something counts for each */
+	StoreNoteAbsent(storage, count - (known ? (BlockNumber) Min(map->pages, pages) : map->pages));
 }
 
 BlockNumber

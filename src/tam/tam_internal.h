@@ -101,6 +101,8 @@ extern bool TamAnalyzeNextTuple(TableScanDesc scan, TransactionId oldest_xmin,
 								double *liverows, double *deadrows,
 								TupleTableSlot *slot);
 extern void TamAnalyzeEnd(TamScan *s);
+/* A table that never had more pages is sampled as it is: PostgreSQL looks at all of it. */
+#define TAM_MAP_MIN_PAGES	1024
 /* Where to draw a sample from; false: most page numbers have a page, the table is taken as it is. */
 extern bool TamSampleMap(TamScan *s, StorePageMap *map);
 

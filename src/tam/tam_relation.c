@@ -111,25 +111,3 @@ TamToastAm(Relation rel)
 {
 	return HEAP_TABLE_AM_OID;
 }
-
-/* ---- planner ---------------------------------------------------------------------------- */
-
-/*
- * Figures for a table without statistics.  Node, entry header, image header and padding come to
- * about what a tuple header and line pointer take in heap, so heap's figures are used: such a table
- * gets the plans that it would get there.
- */
-#define OVERHEAD_BYTES_PER_ROW	(MAXALIGN(SizeofHeapTupleHeader) + sizeof(ItemIdData))
-#define USABLE_BYTES_PER_PAGE	(BLCKSZ - SizeOfPageHeaderData)
-
-void
-TamEstimateSize(Relation rel, int32 *attr_widths, BlockNumber *pages,
-				double *tuples, double *allvisfrac)
-{
-	table_block_relation_estimate_size(rel, attr_widths, pages, tuples, allvisfrac,
-									   OVERHEAD_BYTES_PER_ROW, USABLE_BYTES_PER_PAGE);
-	/* the density guessed for a table without statistics knows no limit of slots */
-	*tuples = Min(*tuples, (double) *pages * ORBIT_MAX_SLOT);
-	/* density is that of all pages ever begun, a scan reads those that are left */
-	*pages -= Min(*pages, StoreAbsentPages(RowStorage(rel)));
-}

@@ -16,9 +16,6 @@
 /* Up to so many rows of a page are fetched one by one instead of copying the page. */
 #define BITMAP_SINGLE_ROWS		4
 
-/* A table that never had more pages is sampled as it is: PostgreSQL looks at all of it. */
-#define MAP_MIN_PAGES			1024
-
 /* ---- bitmap heap scan ---------------------------------------------------------- */
 
 /*
@@ -199,7 +196,7 @@ typedef struct TamAnalyze
 bool
 TamSampleMap(TamScan *s, StorePageMap *map)
 {
-	if (s->npages < MAP_MIN_PAGES)
+	if (s->npages < TAM_MAP_MIN_PAGES)
 		return false;
 	StoreGetPageMap(s->storage, map);
 	if (map->pages < s->npages / 2)
