@@ -94,6 +94,7 @@ typedef enum OrbitCompression
 extern char *orbit_data_directory;	/* a name inside the data directory */
 extern int	orbit_write_buffer_size;	/* kB */
 extern int	orbit_max_write_buffers;
+extern int	orbit_page_cache_size;	/* kB, in shared memory */
 extern int	orbit_block_cache_size; /* kB, of the worker and of each backend */
 extern int	orbit_max_background_jobs;
 extern int	orbit_compression;	/* OrbitCompression */
@@ -122,17 +123,23 @@ extern void OrbitRequirePreload(void);
  *   storage partition -> (nothing)
  *   storage ids (the tranche's one more, held over the flush of a WAL record) -> switch gate
  *   switch gate -> switch -> row partition -> WAL insertion (PostgreSQL's)
+ *   a partition of the shared pages -> (nothing)
  * orbit_unique is reserved for the ordered index: it nests outside the gate.
  */
 #define ORBIT_ROW_LOCKS			512
 #define ORBIT_STORAGE_LOCKS		32
 #define ORBIT_UNIQUE_LOCKS		1024
 
+/* The shared page cache has a lock for each partition. */
+#define ORBIT_PAGE_PARTITION_KB	2048
+#define OrbitPagePartitions()	(orbit_page_cache_size / ORBIT_PAGE_PARTITION_KB)
+
 extern void OrbitRequestLocks(void);	/* shmem_request_hook */
 extern void OrbitAttachLocks(void);		/* shmem_startup_hook */
 extern LWLockPadded *orbit_switch_locks;	/* [0] gate, [1] switch */
 extern LWLockPadded *orbit_row_locks;
 extern LWLockPadded *orbit_storage_locks;
+extern LWLockPadded *orbit_page_locks;	/* OrbitPagePartitions() of them */
 
 /* ---- wait events -------------------------------------------------------- */
 

@@ -15,6 +15,7 @@
 char	   *orbit_data_directory = NULL;
 int			orbit_write_buffer_size = 64 * 1024;
 int			orbit_max_write_buffers = 4;
+int			orbit_page_cache_size = 128 * 1024;
 int			orbit_block_cache_size = 32 * 1024;
 int			orbit_max_background_jobs = 2;
 int			orbit_compression = ORBIT_COMPRESSION_LZ4;
@@ -30,6 +31,7 @@ bool		orbit_preloaded = false;
 LWLockPadded *orbit_switch_locks = NULL;
 LWLockPadded *orbit_row_locks = NULL;
 LWLockPadded *orbit_storage_locks = NULL;
+LWLockPadded *orbit_page_locks = NULL;
 
 static const struct config_enum_entry compression_options[] = {
 	{"none", ORBIT_COMPRESSION_NONE, false},
@@ -116,6 +118,11 @@ OrbitDefineSettings(bool preload)
 	DefineInt("orbit.max_write_buffers", "Number of write buffers.",
 			  "One takes writes while the others wait to be flushed.",
 			  &orbit_max_write_buffers, 4, 2, 64, PGC_POSTMASTER, 0);
+	DefineInt("orbit.page_cache_size",
+			  "Size of the cache of pages in shared memory.",
+			  "What shared_buffers is to heap tables.",
+			  &orbit_page_cache_size, 128 * 1024, 0, 1024 * 1024 * 1024,
+			  PGC_POSTMASTER, GUC_UNIT_KB);
 	DefineInt("orbit.block_cache_size",
 			  "Size of RocksDB's block cache, in the storage worker and in each backend.",
 			  NULL, &orbit_block_cache_size, 32 * 1024, 1024, INT_MAX / 2,
@@ -173,6 +180,8 @@ OrbitRequestLocks(void)
 	RequestNamedLWLockTranche("orbit_row", ORBIT_ROW_LOCKS);
 	RequestNamedLWLockTranche("orbit_storage", ORBIT_STORAGE_LOCKS);
 	RequestNamedLWLockTranche("orbit_unique", ORBIT_UNIQUE_LOCKS);
+	if (OrbitPagePartitions() > 0)
+		RequestNamedLWLockTranche("orbit_page", OrbitPagePartitions());
 }
 
 void
@@ -181,4 +190,6 @@ OrbitAttachLocks(void)
 	orbit_switch_locks = GetNamedLWLockTranche("orbit_switch");
 	orbit_row_locks = GetNamedLWLockTranche("orbit_row");
 	orbit_storage_locks = GetNamedLWLockTranche("orbit_storage");
+	if (OrbitPagePartitions() > 0)
+		orbit_page_locks = GetNamedLWLockTranche("orbit_page");
 }

@@ -25,7 +25,8 @@ StoreShared *store_shared = NULL;
 Size
 StoreShmemSize(void)
 {
-	return add_size(MAXALIGN(sizeof(StoreShared)), StoreCountersShmemSize());
+	return add_size(add_size(MAXALIGN(sizeof(StoreShared)), StoreCountersShmemSize()),
+					StoreSharedPagesShmemSize());
 }
 
 void
@@ -55,6 +56,7 @@ StoreShmemInit(void)
 		store_shared->limit_storage = 1;
 	}
 	StoreCountersShmemInit();
+	StoreSharedPagesShmemInit();
 }
 
 uint64

@@ -435,6 +435,7 @@ StoreFlushOldest(KvDb *db, const StoreRunning *running, bool clean_shutdown, KvS
 	{
 		(void) StoreRaiseAtomic(&store_shared->flushed_lsn, flushed_lsn);
 		TellCleaned(oldest);	/* as long as the arena can be read */
+		StoreSharedPagesFlushed(oldest, generation);
 		MembufRelease(oldest, generation);
 		CountersPersisted(&r);
 		CountFlush(&r);

@@ -4,9 +4,10 @@
  * A RocksDB get, even of a cached block, costs some microseconds: bloom filter, index block, data block,
  * the copy, and the check of the page.  A page found here costs a hash lookup.
  *
- * Everything in it was read while the process's handle stood at one generation; when the
- * handle moves all of it goes.  So a view may use it iff its own pin.generation is not above that:
- * every arena released before the pin is in the page.  Such a hit needs no proof and no RocksDB.
+ * Each page was read while the process's handle stood at some generation, or was found among the shared pages by
+ * a view that needed some generation.  A view may use it iff its own pin.generation is not above that: every
+ * arena released before the pin is in the page.  Such a hit needs no proof and no RocksDB.  When the handle
+ * moves all of it goes.
  *
  * A page used by the open view lives until that is closed, even if it has been dropped
  * meanwhile.  What is kept afterwards is bounded in bytes, least recently used first, but for
@@ -29,6 +30,7 @@ typedef struct CachedPage
 	OrbitStorageId storage;
 	BlockNumber page;
 	bool		exists;
+	uint64		generation;		/* good for views that need no later one */
 	uint64		view;			/* number of the view it was last handed out in */
 	CodecPage	image;
 	CodecBuf	buf;
@@ -113,7 +115,7 @@ Find(OrbitStorageId storage, BlockNumber page)
 
 /* Puts a page that has just been read, whose bytes are in buf, in front. */
 static CachedPage *
-Remember(OrbitStorageId storage, BlockNumber page, CodecBuf *buf, bool exists)
+Remember(OrbitStorageId storage, BlockNumber page, CodecBuf *buf, bool exists, uint64 generation)
 {
 	CachedPage **bucket = Bucket(storage, page);
 	CachedPage *c = calloc(1, sizeof(CachedPage));
@@ -126,6 +128,7 @@ Remember(OrbitStorageId storage, BlockNumber page, CodecBuf *buf, bool exists)
 	c->storage = storage;
 	c->page = page;
 	c->exists = exists;
+	c->generation = generation;
 	c->buf = *buf;
 	memset(buf, 0, sizeof(*buf));
 	if (exists && !CodecPageOpen(&c->image, c->buf.data, c->buf.len))
@@ -158,23 +161,39 @@ Recycle(CodecBuf *buf)
 	Drop(c);
 }
 
+/* static: an ERROR on the way leaves nothing to free */
+static CodecBuf read_buf;
+
 static CachedPage *
 ReadPage(StoreView *v, OrbitStorageId storage, BlockNumber page)
 {
-	/* static: an ERROR on the way leaves nothing to free */
-	static CodecBuf buf;
 	char		key[CODEC_PAGE_KEY_SIZE];
 	uint64		g;
 	KvDb	   *handle = StoreViewProve(v, &g);
+	CachedPage *c;
 	bool		exists;
 
 	if (handle == NULL)
 		return NULL;
-	Recycle(&buf);
+	Recycle(&read_buf);
 	CodecPageKey(key, storage, page);
 	store_rocks_pages++;
-	exists = StoreRocksGet(handle, ORBIT_PG_DATA, key, sizeof(key), &buf);
-	return Remember(storage, page, &buf, exists);
+	exists = StoreRocksGet(handle, ORBIT_PG_DATA, key, sizeof(key), &read_buf);
+	c = Remember(storage, page, &read_buf, exists, g);
+	if (StoreViewGeneration() != 0)
+		StoreSharedPagesPut(storage, page, g, &c->buf, exists ? &c->image : NULL);
+	return c;
+}
+
+static CachedPage *
+SharedPage(StoreView *v, OrbitStorageId storage, BlockNumber page)
+{
+	bool		exists;
+
+	Recycle(&read_buf);
+	if (!StoreSharedPagesGet(storage, page, &read_buf, &exists))
+		return NULL;
+	return Remember(storage, page, &read_buf, exists, v->pin.generation);
 }
 
 const CodecPage *
@@ -185,15 +204,17 @@ StoreCachedPage(StoreView *v, OrbitStorageId storage, BlockNumber page)
 	if (v->pin.generation == 0)
 		return NULL;
 
-	/*
-	 * Within one view a page read before is as good as a new one, also in the
-	 * worker, whose handle has no generation of its own.
-	 */
-	if (v->proven || v->pin.generation <= StoreViewGeneration())
-		c = Find(storage, page);
+	c = Find(storage, page);
+	if (c != NULL && c->generation < v->pin.generation)
+	{
+		Drop(c);
+		c = NULL;
+	}
 	if (c != NULL)
 		dlist_move_head(&lru, &c->node);
 	else
+		c = SharedPage(v, storage, page);
+	if (c == NULL)
 		c = ReadPage(v, storage, page);
 	if (c == NULL)
 		return NULL;

@@ -10,6 +10,7 @@
  * names.c      names of relations, for messages
  * view.c       the process's RocksDB handle and its read view
  * pagecache.c  pages read lately
+ * sharedpages.c  pages in shared memory
  * chain.c      one row
  * parts.c      one page out of its parts
  * scan.c       pages in order
@@ -140,6 +141,24 @@ extern void StoreOutOfMemory(void) pg_attribute_noreturn();
 extern const CodecPage *StoreCachedPage(StoreView *v, OrbitStorageId storage, BlockNumber page);
 extern void StoreCacheDrop(void);	/* the handle has moved */
 extern void StoreCacheViewClosed(void);
+
+/* ---- pages in shared memory (sharedpages.c) ------------------------------------------ */
+
+extern Size StoreSharedPagesShmemSize(void);
+extern void StoreSharedPagesShmemInit(void);
+/*
+ * RocksDB's page as any view that is open now may read it, copied and checked once already.  False: it is not
+ * there.  *exists false: RocksDB has no such page.
+ */
+extern bool StoreSharedPagesGet(OrbitStorageId storage, BlockNumber page, CodecBuf *out, bool *exists);
+/* A page read by a handle that stands at this generation; image NULL: there is none. */
+extern void StoreSharedPagesPut(OrbitStorageId storage, BlockNumber page, uint64 generation,
+								const CodecBuf *buf, const CodecPage *image);
+/*
+ * The write buffer has become part of RocksDB at this generation: its pages have changed.  The worker; before views
+ * need the generation.
+ */
+extern void StoreSharedPagesFlushed(uint64 seq, uint64 generation);
 
 /* ---- iterators kept by scans (scan.c) ----------------------------------------------- */
 

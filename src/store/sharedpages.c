@@ -1,0 +1,358 @@
+/*
+ * sharedpages.c: pages of RocksDB in shared memory, ready to be read: what shared_buffers is to heap.
+ *
+ * A get from RocksDB costs a bloom filter, an index block, a data block to be decompressed, a merge and the
+ * check of the page; each process has a block cache of its own for that, cold when it starts.  A page found
+ * here costs a lookup and a copy.
+ *
+ * An entry is a page as RocksDB had it at some generation.  Whatever view finds it may use it:
+ *
+ *	not too old		When a write buffer reaches RocksDB at generation g, `since` is raised to g, then the entries of
+ *					its pages go, and only then is g required of views (MembufRelease).  Who inserts compares
+ *					`since` with the generation of what he read, under the partition's lock: if he saw an old
+ *					value, the lock was his before the flush took it to remove the page.
+ *	not too new		What RocksDB has and a view's buffers have as well counts once, as always (README.md).
+ *	pruned since	What a compaction drops nobody can see; an entry may have it still.  But the fates of old
+ *					transactions are forgotten once VACUUM has made sure that no file asks for them, and an
+ *					entry could: each carries the oldest transaction id that it could ask for, and is not used
+ *					when the commit log may not know that one any more.
+ *
+ * A partition is a ring of blocks that fill its memory from end to end.  Space is made by going round it: what has
+ * been used since the last time round stays, once.
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "storage/shmem.h"
+
+#include "store/store_internal.h"
+
+#define PARTITION_BYTES		((Size) ORBIT_PAGE_PARTITION_KB * 1024)
+#define NO_BLOCK			PG_UINT32_MAX
+#define ALIGNMENT			64
+#define BUCKET_BYTES		4096	/* of the ring for each bucket */
+#define BUCKETS				((int) (PARTITION_BYTES / BUCKET_BYTES))
+#define LARGEST				(PARTITION_BYTES / 16)
+
+typedef struct Block
+{
+	uint32		size;			/* of the block, with this; a multiple of ALIGNMENT */
+	uint32		next;			/* in the bucket, offset */
+	uint32		len;			/* of the page */
+	BlockNumber page;
+	OrbitStorageId storage;		/* ORBIT_INVALID_STORAGE: free */
+	TransactionId oldest;		/* whose fate a reader could ask for, or invalid */
+	bool		exists;			/* false: RocksDB has no such page */
+	pg_atomic_uint32 used;
+} Block;
+
+#define HEADER				TYPEALIGN(8, sizeof(Block))
+
+typedef struct Partition
+{
+	LWLock	   *lock;
+	uint32		hand;			/* offset of the next block to be looked at for space */
+	uint32		buckets[BUCKETS];
+	char	   *ring;
+} Partition;
+
+typedef struct SharedPages
+{
+	pg_atomic_uint64 since;		/* pages read at older generations are not inserted */
+	pg_atomic_uint64 hits;
+	pg_atomic_uint64 misses;
+	int			npartitions;
+	Partition	partitions[FLEXIBLE_ARRAY_MEMBER];
+} SharedPages;
+
+static SharedPages *pages = NULL;
+
+/* ---- shared memory ------------------------------------------------------------------- */
+
+static Size
+HeadSize(void)
+{
+	return TYPEALIGN(ALIGNMENT, offsetof(SharedPages, partitions) +
+					 OrbitPagePartitions() * sizeof(Partition));
+}
+
+Size
+StoreSharedPagesShmemSize(void)
+{
+	return add_size(add_size(HeadSize(), ALIGNMENT),
+					mul_size(OrbitPagePartitions(), PARTITION_BYTES));
+}
+
+static Block *
+BlockAt(const Partition *p, uint32 offset)
+{
+	return (Block *) (p->ring + offset);
+}
+
+static void
+InitPartition(Partition *p, LWLock *lock, char *ring)
+{
+	Block	   *all;
+
+	p->lock = lock;
+	p->ring = ring;
+	p->hand = 0;
+	for (int i = 0; i < BUCKETS; i++)
+		p->buckets[i] = NO_BLOCK;
+	all = BlockAt(p, 0);
+	memset(all, 0, sizeof(Block));
+	all->size = PARTITION_BYTES;
+	all->storage = ORBIT_INVALID_STORAGE;
+	pg_atomic_init_u32(&all->used, 0);
+}
+
+void
+StoreSharedPagesShmemInit(void)
+{
+	bool		found;
+	char	   *ring;
+
+	if (OrbitPagePartitions() == 0)
+		return;
+	pages = ShmemInitStruct("orbit pages", StoreSharedPagesShmemSize(), &found);
+	if (found)
+		return;
+	pg_atomic_init_u64(&pages->since, 0);
+	pg_atomic_init_u64(&pages->hits, 0);
+	pg_atomic_init_u64(&pages->misses, 0);
+	pages->npartitions = OrbitPagePartitions();
+	ring = (char *) TYPEALIGN(ALIGNMENT, (char *) pages + HeadSize());
+	for (int i = 0; i < pages->npartitions; i++)
+		InitPartition(&pages->partitions[i], &orbit_page_locks[i].lock, ring + i * PARTITION_BYTES);
+}
+
+/* ---- finding ---------------------------------------------------------------------------- */
+
+static inline Partition *
+FindPartition(OrbitStorageId storage, BlockNumber page, uint32 **bucket)
+{
+	uint64		h = (storage << 32 ^ page) * UINT64CONST(0x9E3779B97F4A7C15);
+	Partition  *p = &pages->partitions[(h >> 32) % pages->npartitions];
+
+	*bucket = &p->buckets[(uint32) h % BUCKETS];
+	return p;
+}
+
+static Block *
+Find(Partition *p, const uint32 *bucket, OrbitStorageId storage, BlockNumber page)
+{
+	for (uint32 at = *bucket; at != NO_BLOCK; at = BlockAt(p, at)->next)
+	{
+		Block	   *b = BlockAt(p, at);
+
+		if (b->page == page && b->storage == storage)
+			return b;
+	}
+	return NULL;
+}
+
+/* May the commit log be asked about every transaction that is in the page? */
+static inline bool
+FatesKnown(const Block *b)
+{
+	return !TransactionIdIsValid(b->oldest) ||
+		!TransactionIdPrecedes(b->oldest, ShmemVariableCache->oldestClogXid);
+}
+
+static bool
+CopyOut(Partition *p, const uint32 *bucket, OrbitStorageId storage, BlockNumber page,
+		CodecBuf *out, bool *exists)
+{
+	Block	   *b = Find(p, bucket, storage, page);
+
+	if (b == NULL || !FatesKnown(b) ||
+		!CodecBufAppend(out, (char *) b + HEADER, b->len))
+		return false;
+	*exists = b->exists;
+	if (pg_atomic_read_u32(&b->used) == 0)
+		pg_atomic_write_u32(&b->used, 1);
+	return true;
+}
+
+bool
+StoreSharedPagesGet(OrbitStorageId storage, BlockNumber page, CodecBuf *out, bool *exists)
+{
+	uint32	   *bucket;
+	Partition  *p;
+	bool		found;
+
+	if (pages == NULL)
+		return false;
+	out->len = 0;
+	p = FindPartition(storage, page, &bucket);
+	LWLockAcquire(p->lock, LW_SHARED);
+	found = CopyOut(p, bucket, storage, page, out, exists);
+	LWLockRelease(p->lock);
+	return found;
+}
+
+/* ---- changing ----------------------------------------------------------------------------- */
+
+static void
+Unlink(Partition *p, Block *b)
+{
+	uint32	   *link;
+	uint32		at = (char *) b - p->ring;
+
+	(void) FindPartition(b->storage, b->page, &link);
+	while (*link != at)
+		link = &BlockAt(p, *link)->next;
+	*link = b->next;
+	b->storage = ORBIT_INVALID_STORAGE;
+}
+
+/* Blocks from `from` on become one of at least `size` bytes, which is returned as large as it must be. */
+static Block *
+Take(Partition *p, uint32 from, uint32 have, uint32 size)
+{
+	Block	   *b = BlockAt(p, from);
+
+	memset(b, 0, sizeof(Block));
+	b->size = have;
+	pg_atomic_init_u32(&b->used, 0);
+	if (have - size >= ALIGNMENT)
+	{
+		Block	   *rest = BlockAt(p, from + size);
+
+		memset(rest, 0, sizeof(Block));
+		rest->size = have - size;
+		rest->storage = ORBIT_INVALID_STORAGE;
+		pg_atomic_init_u32(&rest->used, 0);
+		b->size = size;
+	}
+	p->hand = from + b->size;
+	return b;
+}
+
+/*
+ * Goes round: free blocks and those that nobody has used are put together until they are enough.  After one
+ * time round nothing is marked any more, so the second one finds space.
+ */
+static Block *
+MakeSpace(Partition *p, uint32 size)
+{
+	uint32		from = p->hand;
+	uint32		have = 0;
+
+	for (;;)
+	{
+		Block	   *b;
+
+		if (from + have >= PARTITION_BYTES)
+			from = have = 0;
+		b = BlockAt(p, from + have);
+		if (b->storage != ORBIT_INVALID_STORAGE && pg_atomic_exchange_u32(&b->used, 0) != 0)
+		{
+			from += have + b->size;
+			have = 0;
+			continue;
+		}
+		if (b->storage != ORBIT_INVALID_STORAGE)
+			Unlink(p, b);
+		have += b->size;
+		if (have >= size)
+			return Take(p, from, have, size);
+	}
+}
+
+static void
+Insert(Partition *p, uint32 *bucket, OrbitStorageId storage, BlockNumber page,
+	   TransactionId oldest, const CodecBuf *buf, bool exists)
+{
+	uint32		len = exists ? buf->len : 0;
+	Block	   *b = Find(p, bucket, storage, page);
+
+	if (b != NULL)
+		Unlink(p, b);
+	b = MakeSpace(p, TYPEALIGN(ALIGNMENT, HEADER + len));
+	b->storage = storage;
+	b->page = page;
+	b->len = len;
+	b->exists = exists;
+	b->oldest = oldest;
+	if (len > 0)
+		memcpy((char *) b + HEADER, buf->data, len);
+	b->next = *bucket;
+	*bucket = (char *) b - p->ring;
+}
+
+/* The oldest transaction whose fate somebody who reads the page could ask for. */
+static TransactionId
+OldestAsked(const CodecPage *page)
+{
+	TransactionId oldest = InvalidTransactionId;
+
+	for (int chain = 0; chain < page->nchains; chain++)
+	{
+		const CodecEntry *e = CodecPageChain(page, chain, NULL);
+
+		for (; e != NULL; e = CodecPageOlder(page, chain, e))
+		{
+			CodecKind	kind = CodecEntryKind(e);
+
+			if (kind == CODEC_DEADSLOT || (e->kind_flags & CODEC_FROZEN) || !TransactionIdIsNormal(e->xid))
+				continue;
+			if (!TransactionIdIsValid(oldest) || TransactionIdPrecedes(e->xid, oldest))
+				oldest = e->xid;
+		}
+	}
+	return oldest;
+}
+
+void
+StoreSharedPagesPut(OrbitStorageId storage, BlockNumber page, uint64 generation,
+					const CodecBuf *buf, const CodecPage *image)
+{
+	TransactionId oldest;
+	uint32	   *bucket;
+	Partition  *p;
+
+	if (pages == NULL || (image != NULL && buf->len > LARGEST))
+		return;
+	oldest = image != NULL ? OldestAsked(image) : InvalidTransactionId;
+	p = FindPartition(storage, page, &bucket);
+	LWLockAcquire(p->lock, LW_EXCLUSIVE);
+	if (generation >= pg_atomic_read_u64(&pages->since))
+		Insert(p, bucket, storage, page, oldest, buf, image != NULL);
+	LWLockRelease(p->lock);
+}
+
+void
+StoreSharedPagesFlushed(uint64 seq, uint64 generation)
+{
+	char		from[CODEC_PAGE_KEY_SIZE] = {0};
+	MembufIter	it;
+	bool		on;
+
+	if (pages == NULL)
+		return;
+	(void) StoreRaiseAtomic(&pages->since, generation);
+	MembufIterInit(&it, seq);
+	for (on = MembufIterSeek(&it, ORBIT_PG_DATA, from, sizeof(from)); on; on = MembufIterNext(&it))
+	{
+		const char *key;
+		Size		len;
+		OrbitStorageId storage;
+		BlockNumber page;
+		uint32	   *bucket;
+		Partition  *p;
+		Block	   *b;
+
+		if (MembufIterKey(&it, &key, &len) != ORBIT_PG_DATA)
+			break;
+		/* the flush would have failed over it */
+		if (!CodecPageKeyParse(key, len, &storage, &page))
+			continue;
+		p = FindPartition(storage, page, &bucket);
+		LWLockAcquire(p->lock, LW_EXCLUSIVE);
+		b = Find(p, bucket, storage, page);
+		if (b != NULL)
+			Unlink(p, b);
+		LWLockRelease(p->lock);
+	}
+}
