@@ -315,6 +315,7 @@ StoreSharedPagesPut(OrbitStorageId storage, BlockNumber page, uint64 generation,
 	if (pages == NULL || (image != NULL && buf->len > LARGEST))
 		return;
 	oldest = image != NULL ? OldestAsked(image) : InvalidTransactionId;
+	OrbitStopPoint("shared_page_put");
 	p = FindPartition(storage, page, &bucket);
 	LWLockAcquire(p->lock, LW_EXCLUSIVE);
 	if (generation >= pg_atomic_read_u64(&pages->since))

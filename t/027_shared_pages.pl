@@ -1,0 +1,99 @@
+# Pages in shared memory: who comes later need not go to RocksDB; nobody gets a page from before a flush, whoever
+# was slow to put it there; none whose transactions the commit log has forgotten; and whatever is pushed out
+# comes back right.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use OrbitNode qw(orbit_node stop_at clear_stop wait_stopped in_background wait_done);
+use OrbitSession;
+use OrbitXids qw(set_next_xid);
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = orbit_node('main', 'autovacuum = off', q{orbit.page_cache_size = '2MB'}, 'orbit.reclaim_threshold = 100',
+	q{orbit.flush_interval = '1h'});
+
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+
+sub by_index { return sql("SET enable_seqscan = off; SET enable_bitmapscan = off; $_[0]") }
+
+# ---- others need not go to RocksDB
+sql(q{CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT g, 'old' FROM generate_series(1, 2000) g; SELECT orbit_flush()});
+
+# Pages read from RocksDB by a new session that looks up so many rows.
+sub reads
+{
+	my ($rows) = @_;
+	my $before = sql(q{SELECT heap_blks_read FROM pg_statio_all_tables WHERE relname = 't'});
+	is(by_index("SELECT count(*) FROM generate_series(1, $rows) g, LATERAL (SELECT v FROM t WHERE id = g OFFSET 0) s"), $rows, "$rows rows");
+	return sql(q{SELECT heap_blks_read FROM pg_statio_all_tables WHERE relname = 't'}) - $before;
+}
+cmp_ok(reads(2000), '>', 0, 'the first session reads from RocksDB');
+is(reads(2000), 0, 'the next one does not');
+
+# ---- a page that was read before a flush and put after it
+sql(q{CREATE TABLE s (id int PRIMARY KEY, v text); INSERT INTO s VALUES (1, 'first'); SELECT orbit_flush()});
+stop_at($node, 'shared_page_put');
+my $slow = in_background($node, 'SET enable_seqscan = off; SELECT v FROM s WHERE id = 1');
+wait_stopped($node, 'shared_page_put');
+sql(q{INSERT INTO s VALUES (2, 'second'); SELECT orbit_flush()});
+clear_stop($node, 'shared_page_put');
+wait_done($node, 'SELECT v');
+$slow->quit;
+is(by_index('SELECT v FROM s WHERE id = 2'), 'second', 'who comes after the flush sees the row that it has brought');
+is(sql('SELECT ctid FROM s WHERE id = 2'), '(0,2)', '... which is on the same page');
+
+# ---- more than there is room for, changed all the time
+sql(q{
+CREATE TABLE o (id int PRIMARY KEY, n int, pad text) USING orbit WITH (fillfactor = 100);
+CREATE TABLE h (LIKE o INCLUDING ALL) USING heap;
+INSERT INTO o SELECT g, 0, repeat(md5(g::text), 8) FROM generate_series(1, 20000) g;
+INSERT INTO h SELECT * FROM o;
+SELECT orbit_flush();});
+my $same = 'SELECT count(*) FROM h JOIN LATERAL (SELECT n, pad FROM o WHERE o.id = h.id OFFSET 0) x ON x.n = h.n AND x.pad = h.pad';
+is(by_index($same), 20000, 'ten times as many pages as there is room for');
+my @others = map { OrbitSession->new($node, 'postgres', 60) } 1 .. 3;
+$_->ask('SET enable_seqscan = off') for @others;
+my @bad;
+for my $i (1 .. 30)
+{
+	my $change = $i % 3 ? "UPDATE t SET n = n + 1 WHERE id % 97 = $i" : "DELETE FROM t WHERE id % 501 = $i; INSERT INTO t SELECT g, $i, 'x' FROM generate_series($i * 100000, $i * 100000 + 50) g";
+	$others[ $i % 3 ]->ask($change =~ s/\bt\b/$_/gr) for qw(o h);
+	$others[ ($i + 1) % 3 ]->ask('SELECT orbit_flush()') if $i % 2;
+	my $rows = $others[ ($i + 2) % 3 ]->ask('SELECT count(*) FROM h');
+	my $found = $others[ ($i + 2) % 3 ]->ask($same);
+	push @bad, "$i: $found of $rows" if $found ne $rows;
+}
+is(join('; ', @bad), '', 'the same rows as in heap, whoever changed them and whoever read them before');
+
+# ---- transactions that the commit log has forgotten
+my $next = 3 * 1048576 - 200;
+$node->stop;
+$node->append_conf('postgresql.conf', "orbit.reclaim_threshold = 20\norbit.snapshot_keep = 0");
+set_next_xid($node, $next, $next);
+$node->start;
+my $holder = OrbitSession->new($node, 'postgres', 60);
+$holder->ask('BEGIN; SELECT pg_current_xact_id()');
+sql(q{CREATE TABLE f (id int PRIMARY KEY, v text)});
+sql(qq{INSERT INTO f SELECT g, 'row' FROM generate_series($_, $_ + 9) g}) for map { 10 * $_ } 0 .. 9;
+sql(q{BEGIN; DELETE FROM f WHERE id < 5; ROLLBACK; DELETE FROM f WHERE id >= 95});
+sql('SELECT orbit_flush()');
+my $rows = 'SELECT count(*), min(id), max(id) FROM generate_series(0, 99) g, LATERAL (SELECT id FROM f WHERE id = g OFFSET 0) x';
+is(by_index($rows), '95|0|94', 'rows that are not frozen yet, read into shared memory');
+$holder->ask('COMMIT');
+sql('SELECT pg_current_xact_id()') for 1 .. 300;
+sql('UPDATE pg_database SET datallowconn = true');
+# the first time files are frozen; those of older snapshots for backups have to go, too
+for (1 .. 2)
+{
+	$node->command_ok([ 'vacuumdb', '--all', '--freeze', '--quiet' ], 'VACUUM FREEZE of all databases');
+	sql('SELECT pg_current_xact_id(); SELECT orbit_flush(); CHECKPOINT') for 1 .. 3;
+}
+ok(!-e $node->data_dir . '/pg_xact/0002', 'the commit log has forgotten the transactions') or diag(sql('SELECT datname, datfrozenxid FROM pg_database UNION ALL SELECT relname, relfrozenxid FROM pg_class WHERE age(relfrozenxid) BETWEEN 300 AND 2000000000'));
+is(by_index($rows), '95|0|94', 'the pages in shared memory that would ask for them are not used');
+
+$node->stop;
+done_testing();
