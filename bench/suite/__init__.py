@@ -8,6 +8,7 @@ data       the tables, and how one is made anew for what changes it
 measure    one run: what is noted beside its time
 registry   the list of workloads
 work_*     the workloads
+myrocks    MyRocks as a third column, where it is installed
 growth     make bench GROWTH=1
 targets    what orbit is meant to reach
 report     medians, the table, JSON

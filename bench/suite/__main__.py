@@ -10,6 +10,7 @@ from . import chart, data, growth, registry, report, settings as choices
 from . import work_load, work_read, work_change, work_other     # noqa: F401
 from .limits import Limit
 from .measure import DATABASES, Run
+from .myrocks import WORKLOADS as ON_MYROCKS, MyRocks, installed
 from .server import Failure, Server
 
 CONF = ['shared_buffers = 1GB', 'max_wal_size = 16GB', 'checkpoint_timeout = 30min', 'max_connections = 150', 'jit = off',
@@ -22,9 +23,11 @@ class Bench:
         self.begin = time.monotonic()
         self.results = {}
         self.failures = {}
+        self.left_out = []
         self.limits = ''
-        self.workloads = registry.chosen(settings.only, False) + registry.chosen(settings.only, True)
+        self.workloads = registry.chosen(settings, False) + registry.chosen(settings, True)
         self.server = None
+        self.myrocks = None
 
     def say(self, words):
         seconds = int(time.monotonic() - self.begin)
@@ -48,12 +51,17 @@ class Bench:
 
     def workload(self, w):
         """Its runs in turn; a failure ends this workload only."""
+        if 0 < self.settings.minutes * 60 < time.monotonic() - self.begin:
+            self.left_out.append(w.name)
+            return
         results = {am: [] for am in DATABASES}
         self.results[w.name] = results
+        if self.myrocks and w.name in ON_MYROCKS:
+            results['myrocks'] = []
         try:
             for number in range(1, self.settings.rounds + 1):
-                for am in DATABASES:
-                    figures = self.one(w, am, number)
+                for am in results:
+                    figures = self.myrocks.run(w.name) if am == 'myrocks' else self.one(w, am, number)
                     results[am].append(figures)
                     self.say(f'{w.name} {am} {number}/{self.settings.rounds}: {report.show(figures[w.metric], w.unit)}')
         except (Failure, subprocess.SubprocessError, OSError, KeyError, ValueError) as e:
@@ -70,9 +78,24 @@ class Bench:
             WHERE backend_type = 'client backend' AND pid NOT IN (pg_backend_pid(), {kept})""")
         data.drop_changed(self)
 
+    def start_myrocks(self):
+        if not installed(self.settings.myrocks):
+            return
+        self.say('making the tables of MyRocks')
+        self.myrocks = MyRocks(self.server, self.settings)
+        try:
+            self.myrocks.start()
+            self.myrocks.make_static()
+        except (Failure, subprocess.SubprocessError, OSError) as e:
+            self.failures['MyRocks'] = str(e)
+            self.say(f'MyRocks FAILED: {e}')
+            self.myrocks.stop()
+            self.myrocks = None
+
     def run(self):
         self.start()
         data.make_static(self)
+        self.start_myrocks()
         env = report.environment(self.server)
         small = [w for w in self.workloads if not w.large]
         large = [w for w in self.workloads if w.large]
@@ -88,6 +111,8 @@ class Bench:
         chart.write(os.path.join(self.settings.out, 'chart.svg'), lines)
         print()
         print('\n'.join(report.main_table(lines)))
+        if self.left_out:
+            print(f'\nLeft out, for MINUTES={self.settings.minutes} were over: ' + ' '.join(self.left_out))
         print(f'\nAll of it: {self.settings.out}/results.md, results.json, chart.svg')
 
     def run_large(self, large):
@@ -105,6 +130,12 @@ class Bench:
             self.say(f'larger than memory FAILED: {e}')
         finally:
             limit.stop()
+
+    def clean_up(self):
+        if self.myrocks:
+            self.myrocks.stop()
+        if self.server:
+            self.server.clean_up()
 
 
 def end(_number, _frame):
@@ -128,8 +159,7 @@ def main():
         print(f'orbit_fdw: {e}', file=sys.stderr)
         return 1
     finally:
-        if bench.server:
-            bench.server.clean_up()
+        bench.clean_up()
     for name, why in bench.failures.items():
         print(f'FAILED: {name}: {why}')
     return 1 if bench.failures else 0

@@ -16,6 +16,7 @@ class Workload:
         self.better = more.get('better', 'less')
         self.large = more.get('large', False)           # needs the server under a memory limit
         self.last = more.get('last', False)             # leaves much behind: after all others
+        self.quick = more.get('quick', True)            # part of QUICK=1
         self.per = more.get('per', '')                  # what its WAL and writes are divided by
 
 
@@ -32,12 +33,16 @@ def load(name, group, text, **more):
     return workload(name, group, text, 'tps', unit='tps', better='more', per='transaction', **more)
 
 
-def chosen(only, large):
+def chosen(settings, large):
     """Those of ONLY, names or groups, in the order in which they run; large ones apart."""
-    words = only.split()
+    words = settings.only.split()
     known = {w.name for w in WORKLOADS} | {w.group for w in WORKLOADS}
     wrong = [word for word in words if word not in known]
     if wrong:
         raise SystemExit(f'orbit_fdw: no workload is called {", ".join(wrong)}: see --help')
-    picked = [w for w in WORKLOADS if w.large == large and (not words or w.name in words or w.group in words)]
+    if words:
+        picked = [w for w in WORKLOADS if w.name in words or w.group in words]
+    else:
+        picked = [w for w in WORKLOADS if w.quick or not settings.quick]
+    picked = [w for w in picked if w.large == large]
     return sorted(picked, key=lambda w: w.last)

@@ -55,7 +55,7 @@ def row(workload, results, figure):
     judged = targets.judge(workload.name, figure, heap, orbit, times)
     return {
         'workload': workload.name, 'figure': figure, 'text': workload.text if main else f'{workload.name}: {words}',
-        'unit': unit, 'better': better, 'heap': heap / divisor, 'orbit': orbit / divisor, 'ratio': times,
+        'unit': unit, 'better': better, 'myrocks': median(results.get('myrocks', []), figure), 'heap': heap / divisor, 'orbit': orbit / divisor, 'ratio': times,
         'spread': {am: [f(values(results[am], figure)) / divisor for f in (min, max)] for am in ('heap', 'orbit')},
         'target': judged[0] if judged else None, 'met': judged[1] if judged else None,
     }
@@ -77,13 +77,17 @@ def spread(r, am):
 
 
 def main_table(lines):
-    out = ['| workload | | heap | orbit | ratio | spread of heap | of orbit | target | |',
-           '|---|---|---|---|---|---|---|---|---|']
+    third = any(r['myrocks'] is not None for r in lines)
+    out = ['| workload | | heap | orbit | ratio | spread of heap | of orbit | target | |' + (' MyRocks |' if third else ''),
+           '|---' * (10 if third else 9) + '|']
     for r in lines:
-        met = '' if r['met'] is None else 'met' if r['met'] else 'NOT MET'
-        name = r['workload'] if r['text'][:len(r['workload']) + 1] != r['workload'] + ':' else ''
-        out.append(f"| {name} | {r['text']} | {show(r['heap'], r['unit'])} | {show(r['orbit'], r['unit'])} | "
-                   f"{show(r['ratio'])} | {spread(r, 'heap')} | {spread(r, 'orbit')} | {r['target'] or ''} | {met} |")
+        name = r['workload'] if not r['text'].startswith(r['workload'] + ':') else ''
+        cells = [name, r['text'], show(r['heap'], r['unit']), show(r['orbit'], r['unit']), show(r['ratio']),
+                 spread(r, 'heap'), spread(r, 'orbit'), r['target'] or '',
+                 '' if r['met'] is None else 'met' if r['met'] else 'NOT MET']
+        if third:
+            cells.append(show(r['myrocks'], r['unit']))
+        out.append('| ' + ' | '.join(cells) + ' |')
     return out
 
 
@@ -179,11 +183,14 @@ def write(bench, env):
     text = [f"# Orbit beside heap, {settings.rows:,} rows", '', *main_table(lines), '', EXPLAINED]
     if bench.failures:
         text += ['', 'Failed:', ''] + [f'- {name}: {why}' for name, why in bench.failures.items()]
+    if bench.left_out:
+        text += ['', 'Left out for lack of time: ' + ', '.join(bench.left_out)]
     text += details(bench.workloads, results) + series(results) + where(env, settings, bench.limits)
     os.makedirs(settings.out, exist_ok=True)
     with open(os.path.join(settings.out, 'results.md'), 'w', encoding='utf8') as f:
         f.write('\n'.join(text) + '\n')
     dump(os.path.join(settings.out, 'results.json'), {
         'environment': env, 'chosen': settings.as_dict(), 'larger_than_memory': bench.limits, 'failures': bench.failures,
+        'left_out': bench.left_out,
         'rows': lines, 'samples': results})
     return lines

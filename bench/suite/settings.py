@@ -4,13 +4,14 @@ import os
 # name, default, default with QUICK=1, meaning
 VARIABLES = [
     ('QUICK', 0, 0, 'small tables and short runs: at most 10 minutes'),
+    ('MINUTES', 0, 9, 'time after which no other workload begins; what is left out is named; 0: no limit'),
     ('ONLY', '', '', 'some workloads or groups only: ONLY="copy select tpcb"'),
     ('ROUNDS', 3, 3, 'runs of each workload on heap and orbit, in turn'),
     ('SCALE', 20, 3, "pgbench's scale of the tables: 100,000 rows each"),
     ('TPCB_SCALE', 30, 10, "pgbench's scale of the tables that TPC-B changes"),
     ('LOAD', 10, 2, 'seconds of each run of pgbench'),
     ('READ', 2, 0.4, 'seconds for which a short query is repeated in each run'),
-    ('LOOKUPS', 500000, 100000, 'lookups by nested loop, and in PL/pgSQL'),
+    ('LOOKUPS', 500000, 30000, 'lookups by nested loop, and in PL/pgSQL'),
     ('QUEUE', 150, 6, 'seconds of each run of the queue'),
     ('SUSTAINED', 60, 5, 'seconds of the sustained write load'),
     ('CHURN_ROWS', 500000, 60000, 'rows of the table that is updated ten times'),
@@ -23,6 +24,7 @@ VARIABLES = [
     ('SEED', 1, 1, "pgbench's random seed"),
     ('GROWTH', 0, 0, 'how cost grows with the number of rows, instead of the workloads'),
     ('GROWTH_ROWS', '1000000 10000000 50000000', '100000 400000 1600000', 'the numbers of rows'),
+    ('MYROCKS', '/usr', '/usr', 'where MariaDB with mariadb-plugin-rocksdb is, for a third column; none: no'),
     ('CONF', '', '', "more of the server's settings, one a line"),
     ('BENCH_DIR', '/tmp', '/tmp', 'where the scratch directory is made: on the disk to be measured'),
     ('OUT', '', '', 'directory of the results (build/bench)'),
@@ -87,5 +89,5 @@ def help_text(workloads):
         groups.setdefault(w.group, []).append(w)
     for group, members in groups.items():
         lines.append(f'  {group}')
-        lines += [f'    {w.name:22} {w.text}' for w in members]
+        lines += [f'    {w.name:22} {w.text}' + ('' if w.quick else ' (not with QUICK=1)') for w in members]
     return '\n'.join(lines)

@@ -27,7 +27,7 @@ def update_indexed(run):
     return statement_on_copy(run, 'facts', f'UPDATE t SET k = k + 1 WHERE {TENTH}', ['k'])
 
 
-@workload('update_indexed_noise', 'update', 'UPDATE of 10 % of the rows, indexed column; rows that do not compress')
+@workload('update_indexed_noise', 'update', 'UPDATE of 10 % of the rows, indexed column; rows that do not compress', quick=False)
 def update_indexed_noise(run):
     return statement_on_copy(run, 'noise', f'UPDATE t SET k = k + 1 WHERE {TENTH}', ['k'])
 
@@ -37,7 +37,7 @@ def delete(run):
     return statement_on_copy(run, 'facts', f'DELETE FROM t WHERE {TENTH}', ['k'])
 
 
-@workload('delete_noise', 'delete', 'DELETE of 10 % of the rows, on every page; rows that do not compress')
+@workload('delete_noise', 'delete', 'DELETE of 10 % of the rows, on every page; rows that do not compress', quick=False)
 def delete_noise(run):
     return statement_on_copy(run, 'noise', f'DELETE FROM t WHERE {TENTH}', ['k'])
 
@@ -58,7 +58,7 @@ def update_random(run):
     return random_updates(run, 'facts')
 
 
-@load('update_random_noise', 'update_random', 'updates of single rows at random, 16 clients; rows that do not compress, synchronous_commit off')
+@load('update_random_noise', 'update_random', 'updates of single rows at random, 16 clients; rows that do not compress, synchronous_commit off', quick=False)
 def update_random_noise(run):
     data.copy(run, 'noise', ['k'])
     return random_updates(run, 'noise', ['synchronous_commit=off'])
@@ -122,7 +122,7 @@ def create_index(run):
     return timed(run, 'CREATE INDEX t_k ON t (k)')
 
 
-@workload('create_index_noise', 'create_index', 'CREATE INDEX on a column of random values; rows that do not compress')
+@workload('create_index_noise', 'create_index', 'CREATE INDEX on a column of random values; rows that do not compress', quick=False)
 def create_index_noise(run):
     data.copy(run, 'noise')
     return timed(run, 'CREATE INDEX t_k ON t (k)')

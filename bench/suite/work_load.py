@@ -27,7 +27,7 @@ def copy(run):
     return figures
 
 
-@workload('copy_noise', 'copy', 'COPY of pgbench_accounts into an empty table with primary key; rows that do not compress')
+@workload('copy_noise', 'copy', 'COPY into an empty table with primary key; rows that do not compress')
 def copy_noise(run):
     data.empty(run, 'noise')
     return timed(run, f"COPY t FROM '{run.server.path('noise')}'")
@@ -39,7 +39,7 @@ def copy_indexes(run):
     return timed(run, f"COPY t FROM '{run.server.path('facts')}'")
 
 
-@workload('copy_indexes_noise', 'copy', 'COPY into an empty table with primary key and three more indexes; rows that do not compress')
+@workload('copy_indexes_noise', 'copy', 'COPY into an empty table with primary key and three more indexes; rows that do not compress', quick=False)
 def copy_indexes_noise(run):
     data.empty(run, 'noise', ('k', 'v', 'k, v'))
     return timed(run, f"COPY t FROM '{run.server.path('noise')}'")
@@ -51,7 +51,7 @@ def insert_select(run):
     return timed(run, 'INSERT INTO t SELECT * FROM static.facts')
 
 
-@workload('insert_select_noise', 'insert_select', 'INSERT ... SELECT into a table with primary key; rows that do not compress')
+@workload('insert_select_noise', 'insert_select', 'INSERT ... SELECT into a table with primary key; rows that do not compress', quick=False)
 def insert_select_noise(run):
     data.empty(run, 'noise')
     return timed(run, 'INSERT INTO t SELECT * FROM static.noise')
@@ -81,7 +81,7 @@ def insert_async(run):
     return inserts(run, 16, ['synchronous_commit=off'])
 
 
-@load('insert_noise', 'insert', 'inserts of one row, synchronous_commit off, 16 clients; rows of 500 bytes that do not compress')
+@load('insert_noise', 'insert', 'inserts of one row, synchronous_commit off, 16 clients; rows of 500 bytes that do not compress', quick=False)
 def insert_noise(run):
     run.sql('DROP TABLE IF EXISTS events', 'CREATE TABLE events (id bigserial PRIMARY KEY, body bytea)')
     script = r"""\set r random(1, 1000000000)

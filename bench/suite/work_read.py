@@ -6,14 +6,14 @@ BY_INDEX = ['enable_seqscan=off', 'enable_bitmapscan=off', *ONE]
 
 
 def repeated(run, statement, nodes, options=ONE, tables=()):
-    """The mean of a query that is repeated for READ seconds, at least three times, after a first one."""
+    """The mean of a query that is repeated for READ seconds, after a first one that does not count."""
     session = run.session(*options)
     run.need_plan(session, statement, *nodes)
     session.ask(statement)
 
     def work():
         times = []
-        while len(times) < 3 or sum(times) < run.settings.read:
+        while sum(times) < run.settings.read:
             times.append(session.time(statement)[0])
         return {'seconds': sum(times) / len(times), 'transactions': len(times)}
     return run.measure(work, tables)
@@ -40,7 +40,7 @@ def select_16(run):
     return select(run, 16)
 
 
-@load('select_noise', 'select', 'lookups by primary key, prepared, 4 clients; rows that do not compress')
+@load('select_noise', 'select', 'lookups by primary key, prepared, 4 clients; rows that do not compress', quick=False)
 def select_noise(run):
     script = f"\\set id random(1, {run.settings.rows})\nSELECT v FROM static.noise WHERE id = :id;\n"
 
@@ -62,7 +62,7 @@ def nested_facts(run):
     return nested(run, 'facts')
 
 
-@workload('nested_noise', 'lookups', 'lookups by primary key in a nested loop, all of LOOKUPS; rows that do not compress')
+@workload('nested_noise', 'lookups', 'lookups by primary key in a nested loop, all of LOOKUPS; rows that do not compress', quick=False)
 def nested_noise(run):
     return nested(run, 'noise')
 
@@ -102,7 +102,7 @@ def range_10000(run):
     return ranges(run, 'facts', 'id', 10000)
 
 
-@load('range_10000_noise', 'range', 'range scans of 10,000 rows by primary key; rows that do not compress')
+@load('range_10000_noise', 'range', 'range scans of 10,000 rows by primary key; rows that do not compress', quick=False)
 def range_10000_noise(run):
     return ranges(run, 'noise', 'id', 10000)
 
@@ -147,7 +147,7 @@ def bitmap(run):
     return repeated(run, statement, ['Bitmap Heap Scan'], ['enable_seqscan=off', 'enable_indexscan=off', *ONE])
 
 
-@workload('bitmap_noise', 'bitmap', 'bitmap scan of 1 % of the rows, in random places; rows that do not compress')
+@workload('bitmap_noise', 'bitmap', 'bitmap scan of 1 % of the rows, in random places; rows that do not compress', quick=False)
 def bitmap_noise(run):
     hundredth = run.settings.rows // 100
     statement = f'SELECT sum(v) FROM static.noise WHERE k BETWEEN 1000 AND {999 + hundredth}'
