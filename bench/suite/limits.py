@@ -11,9 +11,12 @@ from .settings import size_bytes
 
 
 def buffers(settings):
-    """Options for the postmaster: an eighth for shared buffers, the same for both."""
-    eighth = size_bytes(settings.large_memory) // 8
-    return f'-c shared_buffers={max(eighth >> 10, 1024)}kB'
+    """Options for the postmaster, and words: shared memory is a part of the limit."""
+    limit = size_bytes(settings.large_memory) >> 10
+    sizes = {'shared_buffers': max(limit // 8, 1024), 'orbit.write_buffer_size': max(limit // 32, 256),
+             'orbit.block_cache_size': max(limit // 64, 1024)}
+    return (' '.join(f'-c {name}={size}kB' for name, size in sizes.items()),
+            ', '.join(f'{name} {size} kB' for name, size in sizes.items()))
 
 
 class Limit:
@@ -27,7 +30,7 @@ class Limit:
         self.what = ''
 
     def start(self):
-        options = buffers(self.settings)
+        options, words = buffers(self.settings)
         if self.settings.cgroup:
             self.server.start(options, self.in_group(self.settings.cgroup))
             self.what = f'control group {self.settings.cgroup}, {self.settings.large_memory}'
@@ -38,8 +41,8 @@ class Limit:
         else:
             self.server.start(options)
             self.dropper = Dropper(self.server.data)
-            self.what = (f'shared_buffers {max(self.bytes // 8 >> 20, 1)} MB, page cache of the data directory dropped '
-                         f'every {Dropper.EVERY} s (no control group)')
+            self.what = f'no control group, page cache of the data directory dropped every {Dropper.EVERY} s'
+        self.what += ', ' + words
 
     def as_owner(self):
         return ['runuser', '-u', self.server.owner, '--'] if self.server.owner else []

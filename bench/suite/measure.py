@@ -87,15 +87,14 @@ class Run:
             self.server.sql(DATABASES['orbit'], 'SELECT orbit_flush()', 'CHECKPOINT')
             figures['settle_seconds'] = time.monotonic() - begin
             figures['written'] = watch.written()
-            watch.stop()
-            for what, peak in watch.peaks.items():
-                figures[f'memory_{what}'] = peak
-        self.close()
-        figures['full_pages'] = self.full_pages() - full_pages
-        for what in ('wal', 'written', 'full_pages'):
+            figures.update({f'memory_{what}': peak for what, peak in watch.peaks.items()})
+            self.close()
+            figures['full_pages'] = self.full_pages() - full_pages
+            if tables and self.last:
+                self.note_sizes(figures, tables, per_row)
+                figures['written_rest'] = watch.written()
+        for what in {'wal', 'written', 'full_pages', 'written_rest'} & figures.keys():
             figures[what] /= figures.get('transactions', 1)
-        if tables and self.last:
-            self.note_sizes(figures, tables, per_row)
         return figures
 
     # ---- sizes ----------------------------------------------------------------------

@@ -100,7 +100,7 @@ DELETE FROM q WHERE id = (SELECT id FROM q ORDER BY id FOR UPDATE SKIP LOCKED LI
 """
 
 
-@load('queue', 'queue', 'a queue, inserted at the tail and deleted at the head, last quarter; 4 clients, synchronous_commit off')
+@load('queue', 'queue', 'a queue, inserted at the tail and deleted at the head, last 30 % of its time; 4 clients, synchronous_commit off')
 def queue(run):
     run.sql('DROP TABLE IF EXISTS q', 'CREATE TABLE q (id bigserial PRIMARY KEY, at timestamptz DEFAULT now(), body text)',
             "INSERT INTO q (body) SELECT 'work to be done' FROM generate_series(1, 1000)", 'VACUUM (ANALYZE) q')
