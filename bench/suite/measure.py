@@ -131,7 +131,7 @@ class Run:
         limit = time.monotonic() + self.settings.rest
         quiet = 0
         last = None
-        while quiet < 6 and time.monotonic() < limit:
+        while quiet < (6 if self.settings.rest >= 10 else 3) and time.monotonic() < limit:
             time.sleep(0.5)
             now = self.server.sql(db, 'SELECT running, compactions FROM orbit_stat_reclaim()',
                                   'SELECT files, bytes, levels FROM orbit_column_families()')

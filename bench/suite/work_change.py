@@ -17,7 +17,7 @@ def update(run):
     return statement_on_copy(run, 'facts', f'UPDATE t SET v = v + 1 WHERE {TENTH}', ['k'])
 
 
-@workload('update_noise', 'update', 'UPDATE of 10 % of the rows, on every page, column without index; rows that do not compress')
+@workload('update_noise', 'update', 'UPDATE of 10 % of the rows, on every page, column without index; rows that do not compress', quick=False)
 def update_noise(run):
     return statement_on_copy(run, 'noise', f'UPDATE t SET v = v + 1 WHERE {TENTH}', ['k'])
 
@@ -155,6 +155,6 @@ def churn_facts(run):
     return churn(run, 'facts')
 
 
-@workload('churn_noise', 'churn', 'every row of CHURN_ROWS updated ten times in random order, autovacuum as it comes; rows that do not compress')
+@workload('churn_noise', 'churn', 'every row of CHURN_ROWS updated ten times in random order, autovacuum as it comes; rows that do not compress', quick=False)
 def churn_noise(run):
     return churn(run, 'noise')

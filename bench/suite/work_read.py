@@ -21,7 +21,7 @@ def repeated(run, statement, nodes, options=ONE, tables=()):
 
 def select(run, clients):
     def work():
-        return run.pgbench('-S', clients=clients, options=['search_path=static'])
+        return run.pgbench('-S', clients=clients, seconds=run.settings.load / 2, options=['search_path=static'])
     return run.measure(work)
 
 
@@ -45,7 +45,7 @@ def select_noise(run):
     script = f"\\set id random(1, {run.settings.rows})\nSELECT v FROM static.noise WHERE id = :id;\n"
 
     def work():
-        return run.pgbench(script=script, clients=4)
+        return run.pgbench(script=script, clients=4, seconds=run.settings.load / 2)
     return run.measure(work)
 
 
@@ -88,7 +88,7 @@ SELECT sum(v) FROM static.{table} WHERE {column} BETWEEN :from AND :from + {rows
     run.need_plan(session, f'SELECT sum(v) FROM static.{table} WHERE {column} BETWEEN 1000 AND {999 + rows}', 'Index Scan')
 
     def work():
-        return run.pgbench(script=script, options=BY_INDEX)
+        return run.pgbench(script=script, seconds=run.settings.load / 2, options=BY_INDEX)
     return run.measure(work)
 
 
@@ -122,7 +122,7 @@ def sum_one(run):
     return repeated(run, 'SELECT sum(abalance) FROM static.pgbench_accounts', ['Seq Scan'])
 
 
-@workload('sum_noise', 'scan', 'sum over all rows, one process; rows that do not compress')
+@workload('sum_noise', 'scan', 'sum over all rows, one process; rows that do not compress', quick=False)
 def sum_noise(run):
     return repeated(run, 'SELECT sum(v) FROM static.noise', ['Seq Scan'])
 
