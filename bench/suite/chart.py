@@ -25,9 +25,14 @@ def short(words, most=62):
     return words if len(words) <= most else words[:most - 1] + '…'
 
 
+def target(r):
+    """The ratio that is aimed at, or None."""
+    return float(r['target'][3:]) if r['target'] and r['target'].startswith('>= ') else None
+
+
 def svg(rows):
     rows = [r for r in rows if r['ratio']]
-    end = nearest_power(max([2] + [max(r['ratio'], 1 / r['ratio']) for r in rows]))
+    end = nearest_power(max([2] + [max(r['ratio'], 1 / r['ratio'], target(r) or 0) for r in rows]))
     height = TOP + LINE * len(rows) + 40
     half = (WIDTH - LEFT - RIGHT) / 2
     middle = LEFT + half
@@ -52,8 +57,8 @@ def svg(rows):
         out.append(f'<rect x="{min(x, middle):.1f}" y="{y + 3}" width="{abs(x - middle):.1f}" height="{LINE - 6}" '
                    f'fill="{colour}"/>')
         out.append(text(WIDTH - 10, y + 14, f"{r['ratio']:.2f}", 'end', 11))
-        if r['target'] and r['target'].startswith('>= '):
-            t = at(float(r['target'][3:]))
+        if target(r):
+            t = at(target(r))
             out.append(f'<line x1="{t:.1f}" y1="{y + 1}" x2="{t:.1f}" y2="{y + LINE - 1}" stroke="{MARK}" stroke-width="2"/>')
     out.append(f'<line x1="{middle:.1f}" y1="{TOP - 8}" x2="{middle:.1f}" y2="{height - 30}" stroke="#555555"/>')
     out.append(text(20, height - 10, 'Black mark: the target. Green: orbit is better. Red: heap is better.', size=11))

@@ -105,7 +105,7 @@ def detail_table(title, workloads, results, columns):
             continue
         if any(median(results[w.name][am], c[1]) is not None for am in results[w.name] for c in columns):
             out.append(f'| {w.name} | ' + ' | '.join(pair(results, w.name, *c[1:]) for c in columns) + ' |')
-    return out
+    return out if len(out) > 5 else []
 
 
 def details(workloads, results):
@@ -115,9 +115,11 @@ def details(workloads, results):
     out += detail_table('WAL and writes, kB; a transaction where pgbench runs', workloads, results, [
         ('WAL', 'wal', 1e3), ('full pages in it, pages', 'full_pages', 1), ('written to disk until after a checkpoint', 'written', 1e3),
         ('seconds of that checkpoint', 'settle_seconds', 1)])
-    out += detail_table('Size on disk, MB (insert_*: bytes a row / 1,000,000)', workloads, results, [
-        ('table after a checkpoint', 'table_bytes', 1e6), ('after compaction, heap after VACUUM', 'table_bytes_rest', 1e6),
-        ('indexes after a checkpoint', 'index_bytes', 1e6), ('then', 'index_bytes_rest', 1e6)])
+    sizes = ['table_bytes', 'table_bytes_rest', 'index_bytes', 'index_bytes_rest']
+    headings = ['table after a checkpoint', 'after compaction, heap after VACUUM', 'indexes after a checkpoint', 'then']
+    for title, inserts, divisor in (('Size on disk, MB', False, 1e6), ('Size on disk, bytes a row', True, 1)):
+        out += detail_table(title, [w for w in workloads if (w.group == 'insert') == inserts], results,
+                            [(heading, figure, divisor) for heading, figure in zip(headings, sizes)])
     out += detail_table('Peak memory, MB (RssAnon)', workloads, results, [
         ('largest backend', 'memory_backend', 1e6), ('all backends together', 'memory_backends', 1e6),
         ('orbit storage worker', 'memory_worker', 1e6)])
