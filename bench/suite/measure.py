@@ -153,9 +153,11 @@ class Run:
             args = (*args, '-f', path)
         seconds = seconds or self.settings.load
         begin = time.time()
-        # pgbench takes whole seconds
+        # whole seconds, and connecting is a part of them
+        least = 1 if clients < 16 else 2 if clients < 100 else 3
+        seconds = max(least, round(seconds))
         out = self.server.run('pgbench', '-n', '-M', 'prepared', '-c', clients, '-j', min(clients, 2),
-                              '-T', max(1, round(seconds)), '-l', '--log-prefix', prefix,
+                              '-T', seconds, '-l', '--log-prefix', prefix,
                               f'--random-seed={self.settings.seed + self.number}', *args, self.db,
                               options=options, timeout=seconds + 1200)
         tps = re.search(r'^tps = ([0-9.]+)', out, re.M)
