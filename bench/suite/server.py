@@ -178,7 +178,8 @@ class Session:
             if line == '=done=\n':
                 return lines
             lines.append(line.rstrip('\n'))
-        raise Failure('; '.join(lines[-2:]) or 'a session has ended')
+        said = [line for line in lines if re.search(r'ERROR|FATAL|PANIC|server closed', line)] or lines[-2:]
+        raise Failure('; '.join(said) or 'a session has ended')
 
     def ask(self, statement):
         return self.talk(statement + ';')
