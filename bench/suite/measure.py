@@ -6,7 +6,7 @@ import os
 import re
 import time
 
-from .processes import Watch
+from .processes import Watch, device_written
 from .server import Failure, Session
 
 DATABASES = {'heap': 'heap', 'orbit': 'orbit'}
@@ -80,20 +80,22 @@ class Run:
         full_pages = self.full_pages()
         with Watch(self.server.postmaster(), self.server.control_pids()) as watch:
             lsn = self.lsn()
+            device = device_written(self.server.scratch)
             figures = function()
             watch.look_at_memory()
             figures['wal'] = self.lsn() - lsn
             begin = time.monotonic()
             self.server.sql(DATABASES['orbit'], 'SELECT orbit_flush()', 'CHECKPOINT')
             figures['settle_seconds'] = time.monotonic() - begin
-            figures['written'] = watch.written()
+            figures['written_processes'] = watch.written()
+            figures['written'] = device_written(self.server.scratch) - device
             figures.update({f'memory_{what}': peak for what, peak in watch.peaks.items()})
             self.close()
             figures['full_pages'] = self.full_pages() - full_pages
             if tables and self.last:
                 self.note_sizes(figures, tables, per_row)
-                figures['written_rest'] = watch.written()
-        for what in {'wal', 'written', 'full_pages', 'written_rest'} & figures.keys():
+                figures['written_rest'] = device_written(self.server.scratch) - device
+        for what in {'wal', 'written', 'full_pages', 'written_rest', 'written_processes'} & figures.keys():
             figures[what] /= figures.get('transactions', 1)
         return figures
 
@@ -152,36 +154,36 @@ class Run:
                 f.write(script)
             args = (*args, '-f', path)
         seconds = seconds or self.settings.load
-        begin = time.time()
         # whole seconds, and connecting is a part of them
-        least = 1 if clients < 16 else 2 if clients < 100 else 3
+        least = 1 if clients < 16 else 2 if clients < 100 else 6
         seconds = max(least, round(seconds))
-        out = self.server.run('pgbench', '-n', '-M', 'prepared', '-c', clients, '-j', min(clients, 2),
-                              '-T', seconds, '-l', '--log-prefix', prefix,
-                              f'--random-seed={self.settings.seed + self.number}', *args, self.db,
-                              options=options, timeout=seconds + 1200)
+        for attempt in range(4):
+            out = self.server.run('pgbench', '-n', '-M', 'prepared', '-c', clients, '-j', min(clients, 2),
+                                  '-T', seconds << attempt, '-l', '--log-prefix', prefix,
+                                  f'--random-seed={self.settings.seed + self.number}', *args, self.db,
+                                  options=options, timeout=8 * seconds + 1200)
+            if 'actually processed: 0\n' not in out:
+                break
         tps = re.search(r'^tps = ([0-9.]+)', out, re.M)
         failed = re.search(r'number of failed transactions: ([0-9]+)', out)
         if not tps or (failed and failed.group(1) != '0'):
             raise Failure('pgbench: ' + ' '.join(out.split())[-200:])
         figures = {'tps': float(tps.group(1))}
-        figures.update(latencies(prefix, begin if series else None, seconds))
+        figures.update(latencies(prefix, series))
         return figures
 
 
-def latencies(prefix, begin, seconds):
-    """Of pgbench's logs; percentiles by nearest rank, in ms."""
+def latencies(prefix, series):
+    """Of pgbench's logs; percentiles by nearest rank, in ms; with series transactions/s in tenths of the time."""
     took = array.array('q')
-    tenths = [0] * 10
+    ended = array.array('d')
     for path in glob.glob(prefix + '.*'):
         with open(path, encoding='ascii') as log:
             for line in log:
                 words = line.split()
                 took.append(int(words[2]))
-                if begin is not None:
-                    at = (int(words[4]) + int(words[5]) / 1e6 - begin) / seconds
-                    if 0 <= at < 1:
-                        tenths[int(at * 10)] += 1
+                if series:
+                    ended.append(int(words[4]) + int(words[5]) / 1e6)
         os.unlink(path)
     if not took:
         raise Failure('pgbench has done no transaction')
@@ -191,8 +193,12 @@ def latencies(prefix, begin, seconds):
         rank = min(len(ordered) - 1, max(0, -(-len(ordered) * share // 1) - 1))
         figures[name] = ordered[int(rank)] / 1000
     figures['max'] = ordered[-1] / 1000
-    if begin is not None:
-        figures['series'] = [n * 10 / seconds for n in tenths]
+    if series:
+        begin, tenth = min(ended), max((max(ended) - min(ended)) / 10, 1e-6)
+        tenths = [0] * 10
+        for at in ended:
+            tenths[min(int((at - begin) / tenth), 9)] += 1
+        figures['series'] = [n / tenth for n in tenths]
     return figures
 
 

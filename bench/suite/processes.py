@@ -1,9 +1,9 @@
-"""The server's processes while something runs: memory, and bytes written to disk.
+"""The server's processes while something runs: memory, and bytes written.
 
-Bytes are write_bytes of /proc/PID/io, of all processes of the server.  They count pages when they are made
-dirty, and what is written past the page cache.  What a process has written between the last look
-and its end is missing, so it is looked at often.  Memory is RssAnon: what a process has for itself, without
-shared memory and page cache.
+Bytes written are the device's, so what else the machine writes counts too.  write_bytes of /proc/PID/io of all processes of
+the server is noted beside it, but says too much where the file system has large folios: a folio counts as a whole
+when a part of it becomes dirty.  What a process has written between the last look and its end is missing there.  Memory
+is RssAnon: what a process has for itself, without shared memory and page cache.
 """
 import os
 import threading
@@ -31,6 +31,13 @@ def children(pid):
         if stat and int(stat.rpartition(')')[2].split()[1]) == pid:
             found.append(int(name))
     return found
+
+
+def device_written(directory):
+    """Bytes written to the device of this directory since the machine was started; 0 where there is none."""
+    device = os.stat(directory).st_dev
+    fields = read(f'/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat').split()
+    return int(fields[6]) * 512 if len(fields) > 6 else 0
 
 
 def written(pid):

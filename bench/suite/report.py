@@ -176,8 +176,8 @@ def where(env, settings, limits):
 
 
 EXPLAINED = """Above 1 the ratio says that orbit is better: heap's median over orbit's for times, bytes and memory, orbit's over heap's
-for transactions a second. The spread is from the least to the greatest of the runs. Bytes written are those of /proc/PID/io of all
-processes of the server, not of the device. A table's size is without its indexes, which are PostgreSQL's own on both."""
+for transactions a second. The spread is from the least to the greatest of the runs. Bytes written are those of
+the whole device, so nothing else should write to it. A table's size is without its indexes, which are PostgreSQL's own on both."""
 
 
 def write(bench, env):
