@@ -8,6 +8,7 @@
 #   make failover-test  three servers under Patroni (Debian packages patroni, etcd-server)
 #   make test         every test; `make test SUITES="regress tap"` some of them
 #   make fault-test   those that need a small file system of their own; as root
+#   make bench        orbit beside heap; make bench QUICK=1: in ten minutes (bench/README.md)
 #   make unit-asan    the unit tests under the compiler's sanitizers
 #   make check-upstream  PostgreSQL's own suites on orbit tables (upstream/README.md);
 #                     check-upstream-standby, check-upstream-tools: more with its regression suite
@@ -44,7 +45,7 @@ PG_CXXFLAGS += $(WARNINGS_CXX)
 endif
 
 # Goals that need no compiler and no server headers yet.
-TOOL_GOALS = deps quickstart stop clean-data lint test fault-test unit-asan failover-test \
+TOOL_GOALS = deps quickstart stop clean-data lint test bench fault-test unit-asan failover-test \
 	check-upstream check-upstream-standby check-upstream-tools check-planner
 ifneq ($(if $(MAKECMDGOALS),$(filter-out $(TOOL_GOALS),$(MAKECMDGOALS)),all),)
 
@@ -87,6 +88,8 @@ failover-test:
 	@scripts/failover-test
 test:
 	@scripts/run-tests $(SUITES)
+bench:
+	@bench/run.sh
 fault-test:
 	@scripts/fault-test
 unit-asan:

@@ -1,12 +1,6 @@
 # Sourced by the benchmarks: servers of their own in a scratch directory ($SCRATCH), reached as user
 # bench on a socket there.  At the end they and the directory are gone, but with KEEP=1.
-. "$(dirname "${BASH_SOURCE[0]}")/../scripts/common.sh"
-find_postgres
-
-# A development build carries assertions: its figures would mean nothing.
-if nm -D --undefined-only "$("$PG_CONFIG" --pkglibdir)/orbit_fdw.so" | grep -q ExceptionalCondition; then
-	die "a development build is installed: run make install"
-fi
+. "$(dirname "${BASH_SOURCE[0]}")/installed.sh"
 
 SCRATCH=$(mktemp -d /tmp/orbit_fdw_bench.XXXXXX) || die "cannot make a directory in /tmp"
 chmod 755 "$SCRATCH"
