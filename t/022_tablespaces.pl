@@ -7,12 +7,10 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/lib";
 
-use OrbitNode qw(orbit_node);
+use OrbitNode qw(orbit_node worker_pid wait_recovered);
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(sleep);
 
-my $timeout = $PostgreSQL::Test::Utils::timeout_default;
 my $node = orbit_node('main', 'autovacuum = off', 'restart_after_crash = on',
 	q{default_table_access_method = 'orbit'}, 'fsync = off');
 my $base = PostgreSQL::Test::Utils::tempdir_short();
@@ -34,15 +32,9 @@ sub refusal
 # kill -9 of the storage worker: the postmaster ends everybody and replays the WAL.
 sub crash
 {
-	my $pid = $node->safe_psql('postgres', 'SELECT worker_pid FROM orbit_stat_storage()');
+	my $pid = worker_pid($node);
 	kill 'KILL', $pid;
-	for (1 .. 10 * $timeout)
-	{
-		my ($rc, $out) = $node->psql('postgres', 'SELECT worker_pid FROM orbit_stat_storage()');
-		return if defined $rc && $rc == 0 && $out =~ /^\d+$/ && $out != $pid;
-		sleep 0.1;
-	}
-	die 'the server does not come back';
+	wait_recovered($node, $pid) or die 'the server does not come back';
 }
 
 my $kept = 0;    # rounds of changes that are to be seen

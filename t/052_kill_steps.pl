@@ -13,7 +13,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 use OrbitFaults qw(use_faults set_fault);
-use OrbitNode qw(orbit_node set_stop stop_at wait_stopped worker_pid wait_recovered kill_all_and_start);
+use OrbitNode qw(orbit_node set_stop stop_at wait_stopped ask worker_pid wait_recovered kill_all_and_start);
 use OrbitPair qw(create_pair pair_is_same);
 
 my $timeout = $PostgreSQL::Test::Utils::timeout_default;
@@ -264,13 +264,6 @@ my @promotions = (
 	[ 'all', 'worker-recovery-ended', 'wait' ],
 	[ 'worker', 'worker-before-bump', 'kill' ]);
 
-sub is_up
-{
-	my ($standby) = @_;
-	my ($rc, $out) = $standby->psql('postgres', 'SELECT pg_is_in_recovery()');
-	return defined $rc && $rc == 0 ? $out : undef;
-}
-
 sub die_in_promotion
 {
 	my ($standby, $who, $point, $how) = @_;
@@ -312,7 +305,7 @@ for (@promotions[@some])
 	sql("CALL churn(1, 600, 200, $n + 500)");
 	$node->wait_for_catchup($standby, 'replay', $node->lsn('insert'));
 	die_in_promotion($standby, $who, $point, $how);
-	$standby->promote if is_up($standby) eq 't';
+	$standby->promote if ask($standby, 'SELECT pg_is_in_recovery()') eq 't';
 	$standby->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()') or die 'it is not promoted';
 	sound($standby, $what);
 	$standby->safe_psql('postgres', "CALL churn(1, 600, 200, $n + 600); SELECT orbit_flush(); CALL churn(1, 600, 50, $n + 700)");

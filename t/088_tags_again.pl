@@ -39,6 +39,8 @@ my $standby = orbit_standby($primary);
 
 sub versions { return $_[0]->safe_psql('postgres', q{SELECT versions FROM orbit_verify('t')}) }
 
+sub problems { return $standby->safe_psql('postgres', q{SELECT coalesce(string_agg(problem, '; '), 'none') FROM orbit_verify()}) }
+
 my $reader = OrbitSession->new($standby, 'postgres', 60);
 $reader->ask('BEGIN ISOLATION LEVEL REPEATABLE READ');
 is($reader->ask('SELECT sum(n) FROM t'), 0, 'a reader on the standby');
@@ -55,7 +57,7 @@ for my $round (1 .. 3)
 	$standby->safe_psql('postgres', 'SELECT orbit_flush()') if $round == 2;
 }
 cmp_ok(versions($standby), '>', 5 * 256, 'on the standby a row has more versions than there are tags');
-is($standby->safe_psql('postgres', q{SELECT coalesce(string_agg(problem, '; '), 'none') FROM orbit_verify()}), 'none', 'orbit_verify() there');
+is(problems(), 'none', 'orbit_verify() there');
 is($reader->ask('SELECT sum(n) FROM t'), 0, 'the reader sees what it saw');
 is($reader->ask('SELECT count(*) FROM t WHERE ctid = ANY (ARRAY(SELECT ctid FROM t))'), 5, '... and finds it by TID');
 
@@ -106,7 +108,7 @@ sub changes
 my ($seen, $right) = map { changes($tables{$_}) } qw(orbit heap);
 is($seen, $right, 'after the promotion the same as with heap');
 unlike($right, qr/ERROR/, '... without an error');
-is($standby->safe_psql('postgres', q{SELECT coalesce(string_agg(problem, '; '), 'none') FROM orbit_verify()}), 'none', 'orbit_verify()');
+is(problems(), 'none', 'orbit_verify()');
 is($standby->safe_psql('postgres', q{SELECT count(*) FROM t AS a JOIN h AS b USING (id, n, note)}), 5, 'the tables are equal');
 
 $standby->stop;

@@ -12,6 +12,7 @@ use strict;
 use warnings;
 use Exporter qw(import);
 use Fcntl qw(:flock);
+use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Time::HiRes qw(sleep);
@@ -19,7 +20,7 @@ use Time::HiRes qw(sleep);
 our @EXPORT_OK = qw(orbit_node orbit_standby start_is_refused
   stop_at set_stop clear_stop wait_stopped
   in_background wait_done
-  worker_pid wait_recovered postmaster_pid children kill_all kill_all_and_start
+  ask worker_pid wait_recovered postmaster_pid children kill_all kill_all_and_start
   eventually write_file);
 
 my $timeout = $PostgreSQL::Test::Utils::timeout_default;
@@ -171,12 +172,24 @@ sub wait_done
 
 # ---- processes -----------------------------------------------------------------------
 
+# What a server says that may be down; undef: it does not answer.  The question is an argument: a psql
+# that cannot connect may be gone before it could be written to it, and the test with it (EPIPE).
+sub ask
+{
+	my ($node, $sql) = @_;
+	my $out = '';
+	IPC::Run::run([ 'psql', '-XqAt', '-d', $node->connstr('postgres'), '-c', $sql ],
+		'<', '/dev/null', '>', \$out, '2>', '/dev/null') or return;
+	chomp $out;
+	return $out;
+}
+
 # 0: there is none, or the server does not answer.
 sub worker_pid
 {
 	my ($node) = @_;
-	my ($rc, $out) = $node->psql('postgres', 'SELECT worker_pid FROM orbit_stat_storage()');
-	return defined $rc && $rc == 0 && $out =~ /^(\d+)$/ ? $1 : 0;
+	my $pid = ask($node, 'SELECT worker_pid FROM orbit_stat_storage()') // '';
+	return $pid =~ /^(\d+)$/ ? $1 : 0;
 }
 
 # Waits until the server has gone down and up again, and has another worker.
