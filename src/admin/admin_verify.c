@@ -94,22 +94,25 @@ VerifyPages(Verification *v, Relation rel)
 	MemoryContext old = MemoryContextSwitchTo(context);
 	BlockNumber pageno;
 
-	while (v->problems < MAX_PROBLEMS && StoreScanNext(scan, &pageno, &page->buf))
+	StoreScanFiles(scan);
+	while (v->problems < MAX_PROBLEMS && StoreScanNext(scan, &pageno, &page->page))
 	{
+		StorePage  *read = &page->page;
+
 		/* after the page was read: it may have been begun since the scan */
 		BlockNumber npages = StorePageCount(storage);
 
 		CHECK_FOR_INTERRUPTS();
 		v->pages++;
-		if (!CodecPageOpen(&page->page, page->buf.data, page->buf.len))
+		if (!CodecPageOpen(&read->image, read->buf.data, read->buf.len))
 		{
 			AddRow(v, psprintf("page %u is damaged", pageno));
 			continue;
 		}
 		if (pageno >= npages)
 			AddRow(v, psprintf("page %u lies behind the last page that was ever begun", pageno));
-		for (int chain = 0; chain < page->page.nchains; chain++)
-			VerifyRow(v, rel, &page->page, pageno, chain, npages);
+		for (int chain = 0; chain < read->image.nchains; chain++)
+			VerifyRow(v, rel, &read->image, pageno, chain, npages);
 		MemoryContextReset(context);
 	}
 	MemoryContextSwitchTo(old);

@@ -30,16 +30,15 @@
 /* ---- tuple slot (slot.c) ---------------------------------------------------- */
 
 /*
- * A refcounted private page image that slots may point into.  The image is malloc'ed, so it
+ * A refcounted page that slots may point into.  It is pinned or malloc'ed, so it
  * is tied to the resource owner current at RowPageAlloc, as a buffer pin would be: who still
  * refers to it at that owner's end was cut off by an error and does not read it again.
- * The image is freed then; releasing such a reference later is allowed.
+ * The page is let go then; releasing such a reference later is allowed.
  */
 typedef struct RowPage
 {
 	int			refcount;
-	CodecBuf	buf;
-	CodecPage	page;
+	StorePage	page;
 	struct ResourceOwnerData *owner;	/* NULL: the image is gone */
 	uint64		orphaned;		/* number of the transaction in which it went */
 	dlist_node	node;

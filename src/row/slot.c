@@ -39,7 +39,7 @@ static void
 FreePage(RowPage *p)
 {
 	dlist_delete(&p->node);
-	CodecBufFree(&p->buf);
+	StorePageFree(&p->page);
 	free(p);
 }
 
@@ -61,7 +61,7 @@ OrphanPages(ResourceOwner owner)
 			continue;
 		dlist_delete(&p->node);
 		dlist_push_tail(&orphan_pages, &p->node);
-		CodecBufFree(&p->buf);
+		StorePageFree(&p->page);
 		p->owner = NULL;
 		p->orphaned = transactions;
 	}

@@ -76,7 +76,7 @@ NextInArenas(StoreChain *c)
 static const CodecEntry *
 RocksHead(StoreChain *c)
 {
-	c->image = StoreCachedPage(c->view, c->storage, c->page);
+	c->image = StoreCachedPage(c->view, c->storage, c->page, NULL);
 	return c->image != NULL ? CodecPageFind(c->image, c->slot, &c->chain) : NULL;
 }
 

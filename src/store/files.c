@@ -173,7 +173,6 @@ AddPage(StorePageMap *map, int *cap, BlockNumber page)
 static void
 LookUpPages(OrbitStorageId storage, StorePageMap *map)
 {
-	static CodecBuf buf;		/* static: nothing to free on ERROR */
 	StorePageMap exact = {0};
 	int			cap = 64;
 
@@ -184,7 +183,7 @@ LookUpPages(OrbitStorageId storage, StorePageMap *map)
 									   false, NULL);
 		BlockNumber page;
 
-		while (StoreScanNext(s, &page, &buf))
+		while (StoreScanNext(s, &page, NULL))
 		{
 			CHECK_FOR_INTERRUPTS();
 			AddPage(&exact, &cap, page);

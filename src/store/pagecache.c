@@ -1,13 +1,10 @@
 /*
- * pagecache.c: pages that this process has read from RocksDB lately.
+ * pagecache.c: RocksDB's pages for the open view.
  *
- * A RocksDB get, even of a cached block, costs some microseconds: bloom filter, index block, data block,
- * the copy, and the check of the page.  A page found here costs a hash lookup.
- *
- * Each page was read while the process's handle stood at some generation, or was found among the shared pages by
- * a view that needed some generation.  A view may use it iff its own pin.generation is not above that: every
- * arena released before the pin is in the page.  Such a hit needs no proof and no RocksDB.  When the handle
- * moves all of it goes.
+ * Nearly all of them lie in shared memory (sharedpages.c), pinned until the view is closed.  The rest, pages
+ * that are too large for it or that it has no place for, are kept here: everything was read while the process's
+ * handle stood at one generation; when the handle moves all of it goes.  So a view may use it iff its own
+ * pin.generation is not above that: every arena released before the pin is in the page.
  *
  * A page used by the open view lives until that is closed, even if it has been dropped
  * meanwhile.  What is kept afterwards is bounded in bytes, least recently used first, but for
@@ -30,11 +27,27 @@ typedef struct CachedPage
 	OrbitStorageId storage;
 	BlockNumber page;
 	bool		exists;
-	uint64		generation;		/* good for views that need no later one */
 	uint64		view;			/* number of the view it was last handed out in */
 	CodecPage	image;
 	CodecBuf	buf;
 } CachedPage;
+
+/* A page in shared memory, pinned by the open view. */
+typedef struct ViewPage
+{
+	struct ViewPage *next;
+	OrbitStorageId storage;
+	BlockNumber page;
+	StorePinned *pinned;
+	CodecPage	image;
+} ViewPage;
+
+static ViewPage *pinned_pages = NULL;	/* newest first */
+static ViewPage *spare_pages = NULL;
+static int	nspare = 0;
+
+#define LOOK_BACK		4		/* pages of the view that are looked through before shared memory is asked */
+#define KEEP_SPARE		16
 
 static CachedPage *buckets[BUCKETS];
 static dlist_head lru = DLIST_STATIC_INIT(lru); /* most recently used first */
@@ -93,10 +106,110 @@ StoreCacheDrop(void)
 	Assert(cached_bytes == 0);
 }
 
+/* ---- pinned pages -------------------------------------------------------------------- */
+
+/* A place for one more pin, so that none is taken that could not be noted. */
+static void
+MakePlace(void)
+{
+	if (spare_pages != NULL)
+		return;
+	spare_pages = calloc(1, sizeof(ViewPage));
+	if (spare_pages == NULL)
+		StoreOutOfMemory();
+	nspare++;
+}
+
+static const CodecPage *
+NotePinned(OrbitStorageId storage, BlockNumber page, StorePinned *pinned, const CodecPage *image)
+{
+	ViewPage   *p = spare_pages;
+
+	spare_pages = p->next;
+	nspare--;
+	p->storage = storage;
+	p->page = page;
+	p->pinned = pinned;
+	p->image = *image;
+	p->next = pinned_pages;
+	pinned_pages = p;
+	return &p->image;
+}
+
+static void
+UnpinAll(void)
+{
+	while (pinned_pages != NULL)
+	{
+		ViewPage   *p = pinned_pages;
+
+		StoreSharedPagesUnpin(p->pinned);
+		pinned_pages = p->next;
+		if (nspare >= KEEP_SPARE)
+		{
+			free(p);
+			continue;
+		}
+		p->next = spare_pages;
+		spare_pages = p;
+		nspare++;
+	}
+}
+
+static const CodecPage *
+FindPinned(OrbitStorageId storage, BlockNumber page, StorePinned **pinned)
+{
+	ViewPage   *p = pinned_pages;
+
+	for (int i = 0; p != NULL && i < LOOK_BACK; i++, p = p->next)
+	{
+		if (p->page != page || p->storage != storage)
+			continue;
+		*pinned = p->pinned;
+		return &p->image;
+	}
+	return NULL;
+}
+
+bool
+StoreSharedPage(StoreView *v, OrbitStorageId storage, BlockNumber page, bool once,
+				const CodecPage **image, StorePinned **pinned)
+{
+	CodecPage	found;
+
+	Assert(v->pin.generation != 0);
+	*image = FindPinned(storage, page, pinned);
+	if (*image != NULL)
+		return true;
+	MakePlace();
+	if (!StoreSharedPagesFind(storage, page, !once, pinned, &found))
+		return false;
+	if (*pinned != NULL)
+		*image = NotePinned(storage, page, *pinned, &found);
+	return true;
+}
+
+const CodecPage *
+StoreSharePage(OrbitStorageId storage, BlockNumber page, uint64 generation,
+			   const CodecPage *image, StorePinned **pinned)
+{
+	CodecPage	shared;
+
+	*pinned = NULL;
+	if (StoreViewGeneration() == 0)
+		return NULL;			/* what is read through the primary is of no known generation */
+	MakePlace();
+	*pinned = StoreSharedPagesPut(storage, page, generation, image, &shared);
+	return *pinned != NULL ? NotePinned(storage, page, *pinned, &shared) : NULL;
+}
+
+/* ---- pages of this process ----------------------------------------------------------- */
+
 void
 StoreCacheViewClosed(void)
 {
 	views++;
+	UnpinAll();
 	while (unlikely(!dlist_is_empty(&dropped)))
 		Free(dlist_container(CachedPage, node, dlist_pop_head_node(&dropped)));
 	while (unlikely(cached_bytes > STORE_PAGE_CACHE_BYTES) && dlist_has_next(&lru, dlist_head_node(&lru)))
@@ -115,27 +228,20 @@ Find(OrbitStorageId storage, BlockNumber page)
 
 /* Puts a page that has just been read, whose bytes are in buf, in front. */
 static CachedPage *
-Remember(OrbitStorageId storage, BlockNumber page, CodecBuf *buf, bool exists, uint64 generation)
+Remember(OrbitStorageId storage, BlockNumber page, CodecBuf *buf, const CodecPage *image)
 {
 	CachedPage **bucket = Bucket(storage, page);
 	CachedPage *c = calloc(1, sizeof(CachedPage));
 
 	if (c == NULL)
-	{
-		CodecBufFree(buf);
 		StoreOutOfMemory();
-	}
 	c->storage = storage;
 	c->page = page;
-	c->exists = exists;
-	c->generation = generation;
+	c->exists = image != NULL;
+	if (image != NULL)
+		c->image = *image;
 	c->buf = *buf;
 	memset(buf, 0, sizeof(*buf));
-	if (exists && !CodecPageOpen(&c->image, c->buf.data, c->buf.len))
-	{
-		Free(c);
-		StoreRaiseDamagedPage(storage, page);
-	}
 	c->next = *bucket;
 	*bucket = c;
 	dlist_push_head(&lru, &c->node);
@@ -161,65 +267,62 @@ Recycle(CodecBuf *buf)
 	Drop(c);
 }
 
-/* static: an ERROR on the way leaves nothing to free */
-static CodecBuf read_buf;
-
-static CachedPage *
-ReadPage(StoreView *v, OrbitStorageId storage, BlockNumber page)
+static const CodecPage *
+Use(CachedPage *c)
 {
+	c->view = views;
+	return c->exists ? &c->image : NULL;
+}
+
+static const CodecPage *
+ReadPage(StoreView *v, OrbitStorageId storage, BlockNumber page, StorePinned **pinned)
+{
+	/* static: an ERROR on the way leaves nothing to free */
+	static CodecBuf buf;
 	char		key[CODEC_PAGE_KEY_SIZE];
 	uint64		g;
 	KvDb	   *handle = StoreViewProve(v, &g);
-	CachedPage *c;
+	CodecPage	image;
+	const CodecPage *shared;
 	bool		exists;
 
-	if (handle == NULL)
-		return NULL;
-	Recycle(&read_buf);
+	Recycle(&buf);
 	CodecPageKey(key, storage, page);
 	store_rocks_pages++;
-	exists = StoreRocksGet(handle, ORBIT_PG_DATA, key, sizeof(key), &read_buf);
-	c = Remember(storage, page, &read_buf, exists, g);
-	if (StoreViewGeneration() != 0)
-		StoreSharedPagesPut(storage, page, g, &c->buf, exists ? &c->image : NULL);
-	return c;
-}
-
-static CachedPage *
-SharedPage(StoreView *v, OrbitStorageId storage, BlockNumber page)
-{
-	bool		exists;
-
-	Recycle(&read_buf);
-	if (!StoreSharedPagesGet(storage, page, &read_buf, &exists))
-		return NULL;
-	return Remember(storage, page, &read_buf, exists, v->pin.generation);
+	exists = StoreRocksGet(handle, ORBIT_PG_DATA, key, sizeof(key), &buf);
+	if (exists && !CodecPageOpen(&image, buf.data, buf.len))
+		StoreRaiseDamagedPage(storage, page);
+	shared = StoreSharePage(storage, page, g, exists ? &image : NULL, pinned);
+	if (shared != NULL)
+		return shared;
+	return Use(Remember(storage, page, &buf, exists ? &image : NULL));
 }
 
 const CodecPage *
-StoreCachedPage(StoreView *v, OrbitStorageId storage, BlockNumber page)
+StoreCachedPage(StoreView *v, OrbitStorageId storage, BlockNumber page, StorePinned **pinned)
 {
 	CachedPage *c = NULL;
+	const CodecPage *image;
+	StorePinned *unasked;
 
+	if (pinned == NULL)
+		pinned = &unasked;
+	*pinned = NULL;
 	if (v->pin.generation == 0)
 		return NULL;
+	if (StoreSharedPage(v, storage, page, false, &image, pinned))
+		return image;
 
-	c = Find(storage, page);
-	if (c != NULL && c->generation < v->pin.generation)
-	{
-		Drop(c);
-		c = NULL;
-	}
-	if (c != NULL)
-		dlist_move_head(&lru, &c->node);
-	else
-		c = SharedPage(v, storage, page);
+	/*
+	 * Within one view a page read before is as good as a new one, also in the
+	 * worker, whose handle has no generation of its own.
+	 */
+	if (v->proven || v->pin.generation <= StoreViewGeneration())
+		c = Find(storage, page);
 	if (c == NULL)
-		c = ReadPage(v, storage, page);
-	if (c == NULL)
-		return NULL;
-	c->view = views;
-	return c->exists ? &c->image : NULL;
+		return ReadPage(v, storage, page, pinned);
+	dlist_move_head(&lru, &c->node);
+	return Use(c);
 }
 
 void

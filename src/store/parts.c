@@ -142,20 +142,38 @@ StorePartsShrink(void)
 
 /* ---- uniting -------------------------------------------------------------------------- */
 
+void
+StorePageRelease(StorePage *p)
+{
+	StorePinned *pinned = p->pinned;
+
+	p->pinned = NULL;
+	p->image.data = NULL;
+	if (pinned != NULL)
+		StoreSharedPagesUnpin(pinned);
+}
+
+void
+StorePageFree(StorePage *p)
+{
+	StorePageRelease(p);
+	CodecBufFree(&p->buf);
+}
+
 /* Adds RocksDB's page as one more part, cut. */
 static void
-AddCut(StoreParts *p, const char *rocks, Size len, const CodecPage *image,
-	   OrbitStorageId storage, BlockNumber page)
+AddCut(StoreParts *p, const StoreRocksPart *rocks, OrbitStorageId storage, BlockNumber page)
 {
 	static CodecBuf aligned;	/* static: nothing to free on ERROR */
+	const CodecPage *image = rocks->image;
 	CodecPage	opened;
 
 	if (image == NULL)
 	{
 		aligned.len = 0;
-		if (!CodecBufAppend(&aligned, rocks, len))
+		if (!CodecBufAppend(&aligned, rocks->rocks, rocks->len))
 			StoreOutOfMemory();
-		if (!CodecPageOpen(&opened, aligned.data, len))
+		if (!CodecPageOpen(&opened, aligned.data, rocks->len))
 			StoreRaiseDamagedPage(storage, page);
 		image = &opened;
 	}
@@ -163,48 +181,72 @@ AddCut(StoreParts *p, const char *rocks, Size len, const CodecPage *image,
 	CodecBufFree(&aligned);
 }
 
-bool
-StorePartsUnite(StoreParts *p, const char *rocks, Size rockslen, const CodecPage *image,
-				OrbitStorageId storage, BlockNumber page, CodecBuf *out)
+/* There is but one part: nothing to unite. */
+static void
+CopyOnly(StoreParts *p, const StoreRocksPart *rocks, StorePage *out)
+{
+	const char *data = p->n == 0 ? rocks->rocks : scratch.data;
+	Size		len = p->n == 0 ? rocks->len : scratch.len;
+
+	if (!CodecBufAppend(&out->buf, data, len))
+		StoreOutOfMemory();
+}
+
+static void
+Unite(StoreParts *p, const StoreRocksPart *rocks, OrbitStorageId storage, BlockNumber page, CodecBuf *out)
 {
 	CodecPart	parts[lengthof(p->offset) + 1];
 	const char *error = "";
+	CodecPage	check;
 
-	out->len = 0;
-	if (rocks != NULL && p->cut != NULL && rockslen > CUT_BYTES)
-	{
-		AddCut(p, rocks, rockslen, image, storage, page);
-		rocks = NULL;
-	}
-	if (p->n == 0 || (p->n == 1 && rocks == NULL))
-	{
-		const char *only = p->n == 0 ? rocks : scratch.data;
-
-		if (only != NULL && !CodecBufAppend(out, only, p->n == 0 ? rockslen : scratch.len))
-			StoreOutOfMemory();
-		return only != NULL;
-	}
 	for (int i = 0; i < p->n; i++)
 	{
 		parts[i].data = scratch.data + p->offset[i];
 		parts[i].len = (i + 1 < p->n ? p->offset[i + 1] : scratch.len) - p->offset[i];
 	}
-	if (rocks != NULL)
+	if (rocks->rocks != NULL)
 	{
-		parts[p->n].data = rocks;
-		parts[p->n].len = rockslen;
+		parts[p->n].data = rocks->rocks;
+		parts[p->n].len = rocks->len;
 	}
-	if (!CodecUnite(parts, p->n + (rocks != NULL), true, NULL, out, &error))
-	{
-		CodecPage	check;
+	if (CodecUnite(parts, p->n + (rocks->rocks != NULL), true, NULL, out, &error))
+		return;
+	if (rocks->rocks != NULL && !CodecPageOpen(&check, rocks->rocks, rocks->len))
+		StoreRaiseDamagedPage(storage, page);
+	ereport(ERROR,
+			(errcode(ERRCODE_OUT_OF_MEMORY),
+			 errmsg("could not read page %u of storage " UINT64_FORMAT ": %s",
+					page, storage, error)));
+}
 
-		if (rocks != NULL && !CodecPageOpen(&check, rocks, rockslen))
-			StoreRaiseDamagedPage(storage, page);
-		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("could not read page %u of storage " UINT64_FORMAT ": %s",
-						page, storage, error)));
+bool
+StorePartsUnite(StoreParts *p, const StoreRocksPart *rocks, bool checked,
+				OrbitStorageId storage, BlockNumber page, StorePage *out)
+{
+	static const StoreRocksPart none = {0};
+
+	StorePageRelease(out);
+	out->buf.len = 0;
+	if (p->n == 0 && rocks->pinned != NULL)
+	{
+		StoreSharedPagesPinAgain(rocks->pinned);
+		out->pinned = rocks->pinned;
+		out->image = *rocks->image;
+		return true;
 	}
+	if (rocks->rocks != NULL && p->cut != NULL && rocks->len > CUT_BYTES)
+	{
+		AddCut(p, rocks, storage, page);
+		rocks = &none;
+	}
+	if (p->n == 0 && rocks->rocks == NULL)
+		return false;
+	if (p->n == 0 || (p->n == 1 && rocks->rocks == NULL))
+		CopyOnly(p, rocks, out);
+	else
+		Unite(p, rocks, storage, page, &out->buf);
+	if (checked && !CodecPageOpen(&out->image, out->buf.data, out->buf.len))
+		StoreRaiseDamagedPage(storage, page);
 	return true;
 }
 
@@ -212,10 +254,10 @@ StorePartsUnite(StoreParts *p, const char *rocks, Size rockslen, const CodecPage
 
 bool
 StoreUnitedPage(StoreView *v, OrbitStorageId storage, BlockNumber page, const StoreCut *cut,
-				CodecBuf *out)
+				StorePage *out)
 {
 	StoreParts	parts;
-	const CodecPage *image;
+	StoreRocksPart rocks = {0};
 
 	StorePartsBegin(&parts, cut);
 	for (uint64 seq = v->pin.active; seq >= v->pin.oldest; seq--)
@@ -225,19 +267,42 @@ StoreUnitedPage(StoreView *v, OrbitStorageId storage, BlockNumber page, const St
 		if (p != NULL)
 			StorePartsAdd(&parts, seq, p);
 	}
-	image = StoreCachedPage(v, storage, page);
-	return StorePartsUnite(&parts, image != NULL ? image->data : NULL,
-						   image != NULL ? image->size : 0, image, storage, page, out);
+	rocks.image = StoreCachedPage(v, storage, page, &rocks.pinned);
+	if (rocks.image != NULL)
+	{
+		rocks.rocks = rocks.image->data;
+		rocks.len = rocks.image->size;
+	}
+	return StorePartsUnite(&parts, &rocks, true, storage, page, out);
 }
 
 bool
-StoreReadPage(OrbitStorageId storage, BlockNumber page, const StoreCut *cut, CodecBuf *out)
+StoreReadPage(OrbitStorageId storage, BlockNumber page, const StoreCut *cut, StorePage *out)
 {
 	StoreView	v;
 	bool		found;
 
 	StoreViewOpen(&v);
 	found = StoreUnitedPage(&v, storage, page, cut, out);
+	StoreViewClose(&v);
+	return found;
+}
+
+/* Only a page of which nothing has changed since the last flush, and that is in shared memory. */
+bool
+StoreTryPage(OrbitStorageId storage, BlockNumber page, StorePage *out)
+{
+	StoreView	v;
+	StoreParts	none = {0};
+	StoreRocksPart rocks = {0};
+	bool		found;
+
+	StoreViewOpen(&v);
+	found = v.pin.generation != 0;
+	for (uint64 seq = v.pin.active; found && seq >= v.pin.oldest; seq--)
+		found = MembufPageLookup(seq, storage, page) == NULL;
+	found = found && StoreSharedPage(&v, storage, page, false, &rocks.image, &rocks.pinned) &&
+		rocks.pinned != NULL && StorePartsUnite(&none, &rocks, true, storage, page, out);
 	StoreViewClose(&v);
 	return found;
 }

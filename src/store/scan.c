@@ -7,6 +7,9 @@
  *   an iterator    of RocksDB; it serves as long as no arena has been released that it
  *                  misses: pin.generation <= its generation.  Then, and when the
  *                  process's handle moves, it goes and is made anew at the position.
+ *                  It is made when a page is not among the shared ones, and is left
+ *                  behind while they are; what it reads is put there unless the table
+ *                  would push everything else out.
  *   cursors        in arenas, one for each; a cursor set while its arena was sealed
  *                  stays right until the arena is released, for then nothing is
  *                  added.  In the active arena the position is sought every time.
@@ -27,11 +30,11 @@
 /* Of a scan that would only push everything else out of the block cache. */
 #define LARGE_SCAN_READAHEAD	((Size) 1024 * 1024)
 
-/*
- * Storages of so few pages are read page by page through the page cache: a small table that
- * every statement scans costs neither an iterator nor the decoding of its blocks.
- */
-#define SMALL_STORAGE	16
+/* Tables that would take more than this part of the shared pages are not put there by scans. */
+#define KEEP_SHARE		2
+
+/* An iterator that is so many pages behind goes on; one that is further behind seeks. */
+#define STEP_PAGES		4
 
 typedef struct ArenaCursor
 {
@@ -52,14 +55,16 @@ struct StoreScan
 	BlockNumber last;
 	bool		backward;
 	bool		ended;
-	bool		small;			/* see SMALL_STORAGE */
+	bool		files;			/* see StoreScanFiles */
+	bool		keep;			/* what is read is put among the shared pages */
 	BlockNumber position;
 	StoreCut	cut;			/* enough NULL: whole chains */
 
 	KvIter	   *iter;
 	Size		readahead;
 	uint64		iter_generation;	/* of iter, or of rocks_ended */
-	bool		rocks_ended;	/* no page from the position on at iter_generation */
+	BlockNumber rocks_from;		/* no page from here up to where iter stands, or */
+	bool		rocks_ended;	/* none from there on at all at iter_generation */
 	BlockNumber rocks_page;		/* where iter stands */
 
 	int			ncursors;
@@ -166,6 +171,7 @@ SeekRocks(StoreScan *s, KvDb *handle, uint64 generation)
 	DropIterator(s);
 	CreateIterator(s, handle);
 	s->iter_generation = generation;
+	s->rocks_from = s->position;
 	s->rocks_ended = false;
 	CodecPageKey(key, s->storage, s->position);
 	if (s->backward)
@@ -175,29 +181,75 @@ SeekRocks(StoreScan *s, KvDb *handle, uint64 generation)
 	NoteRocksPosition(s);
 }
 
-/* Brings the iterator to the position; false: RocksDB has no page from there on. */
+/* Does the iterator, where it stands, tell what is next from the position on? */
 static bool
-AdvanceRocks(StoreScan *s, StoreView *v)
+IteratorTells(const StoreScan *s, const StoreView *v)
 {
-	if (v->pin.generation == 0)
-		return false;
 	if (s->iter_generation < v->pin.generation || (s->iter == NULL && !s->rocks_ended))
+		return false;
+	if (s->backward)
+		return s->position <= s->rocks_from && (s->rocks_ended || s->position >= s->rocks_page);
+	return s->position >= s->rocks_from && (s->rocks_ended || s->position <= s->rocks_page);
+}
+
+/* Brings the iterator to the position. */
+static void
+AdvanceIterator(StoreScan *s, StoreView *v)
+{
+	bool		serves = s->iter != NULL && s->iter_generation >= v->pin.generation;
+	BlockNumber behind = 0;
+
+	if (serves && s->backward && s->rocks_page > s->position)
+		behind = s->rocks_page - s->position;
+	else if (serves && !s->backward && s->rocks_page < s->position)
+		behind = s->position - s->rocks_page;
+	if (behind == 0 || behind > STEP_PAGES)
 	{
 		uint64		generation;
 		KvDb	   *handle = StoreViewProve(v, &generation);
 
 		SeekRocks(s, handle, generation);
 	}
-	while (!s->rocks_ended &&
-		   (s->backward ? s->rocks_page > s->position : s->rocks_page < s->position))
+	while (!IteratorTells(s, v))
 	{
+		s->rocks_from = s->backward ? s->rocks_page - 1 : s->rocks_page + 1;
 		if (s->backward)
 			KvIterPrev(s->iter);
 		else
 			KvIterNext(s->iter);
 		NoteRocksPosition(s);
 	}
-	return !s->rocks_ended;
+}
+
+/* RocksDB's next page. */
+typedef struct RocksPage
+{
+	bool		found;
+	bool		maybe;			/* nothing at the position; beyond it is not known */
+	BlockNumber page;
+	const CodecPage *image;		/* NULL: it is the iterator's */
+	StorePinned *pinned;
+} RocksPage;
+
+static void
+NextOfRocks(StoreScan *s, StoreView *v, RocksPage *r)
+{
+	memset(r, 0, sizeof(*r));
+	if (v->pin.generation == 0)
+		return;
+	if (!IteratorTells(s, v))
+	{
+		if (!s->files && StoreSharedPage(v, s->storage, s->position, !s->keep, &r->image, &r->pinned))
+		{
+			r->page = s->position;
+			r->found = r->image != NULL;
+			r->maybe = r->image == NULL;
+			return;
+		}
+		AdvanceIterator(s, v);
+	}
+	r->found = !s->rocks_ended;
+	r->page = s->rocks_page;
 }
 
 /* ---- the arenas' side of a scan ---------------------------------------------------------------- */
@@ -265,7 +317,7 @@ StoreScanBegin(OrbitStorageId storage, BlockNumber first, BlockNumber last, bool
 	s->backward = backward;
 	s->position = backward ? last : first;
 	s->ended = first > last;
-	s->small = count <= SMALL_STORAGE && last <= count;
+	s->keep = count <= (uint64) orbit_page_cache_size * 1024 / ORBIT_PAGE_BYTES / KEEP_SHARE;
 	if (cut != NULL)
 		s->cut = *cut;
 	s->readahead = Readahead(count, first, last);
@@ -279,14 +331,28 @@ StoreScanBegin(OrbitStorageId storage, BlockNumber first, BlockNumber last, bool
 	return s;
 }
 
-/* The nearest page from the position on; false: none. */
-static bool
-NextPage(StoreScan *s, StoreView *v, BlockNumber *page)
+void
+StoreScanFiles(StoreScan *s)
 {
-	bool		found = AdvanceRocks(s, v);
+	s->files = true;
+	s->keep = false;
+}
 
-	if (found)
-		*page = s->rocks_page;
+static void
+MovePast(StoreScan *s, BlockNumber page)
+{
+	if (page == (s->backward ? s->first : s->last))
+		s->ended = true;
+	else
+		s->position = s->backward ? page - 1 : page + 1;
+}
+
+/* The nearest page of the arenas from the position on. */
+static bool
+NextOfArenas(StoreScan *s, StoreView *v, BlockNumber *page)
+{
+	bool		found = false;
+
 	for (uint64 seq = v->pin.oldest; seq <= v->pin.active; seq++)
 	{
 		ArenaCursor *c = &s->cursors[seq % s->ncursors];
@@ -300,19 +366,65 @@ NextPage(StoreScan *s, StoreView *v, BlockNumber *page)
 	return found;
 }
 
+/* The nearest page from the position on, and what RocksDB has of it; false: none. */
+static bool
+NextPage(StoreScan *s, StoreView *v, BlockNumber *page, RocksPage *r)
+{
+	while (!s->ended)
+	{
+		BlockNumber arena = s->position;
+		bool		in_arenas = NextOfArenas(s, v, &arena);
+
+		NextOfRocks(s, v, r);
+		if (r->found && in_arenas)
+			*page = s->backward ? Max(arena, r->page) : Min(arena, r->page);
+		else if (r->found)
+			*page = r->page;
+		else if (in_arenas && (!r->maybe || arena == s->position))
+			*page = arena;
+		else if (!r->maybe)
+			return false;
+		else
+		{
+			MovePast(s, s->position);
+			continue;
+		}
+		r->found = r->found && r->page == *page;
+		return true;
+	}
+	return false;
+}
+
 static inline const StoreCut *
 Cut(StoreScan *s)
 {
 	return s->cut.enough != NULL ? &s->cut : NULL;
 }
 
-/* The page's bytes; false: it has no row yet. */
-static bool
-CopyPage(StoreScan *s, StoreView *v, BlockNumber page, CodecBuf *out)
+/* What the iterator stands on, for the others too. */
+static void
+ShareIteratorPage(StoreScan *s, StoreRocksPart *part, CodecPage *opened)
 {
-	const char *rocks = NULL;
-	size_t		len = 0;
+	static CodecBuf buf;		/* static: nothing to free on ERROR */
+	const CodecPage *shared;
+
+	buf.len = 0;
+	if (!CodecBufAppend(&buf, part->rocks, part->len))
+		StoreOutOfMemory();
+	if (!CodecPageOpen(opened, buf.data, buf.len))
+		StoreRaiseDamagedPage(s->storage, s->rocks_page);
+	shared = StoreSharePage(s->storage, s->rocks_page, s->iter_generation, opened, &part->pinned);
+	part->image = shared != NULL ? shared : opened;
+	part->rocks = part->image->data;
+}
+
+/* False: it has no row yet. */
+static bool
+TakePage(StoreScan *s, StoreView *v, BlockNumber page, const RocksPage *r, StorePage *out)
+{
+	StoreRocksPart rocks = {0};
 	StoreParts	parts;
+	CodecPage	opened;
 
 	StorePartsBegin(&parts, Cut(s));
 	for (uint64 seq = v->pin.active; seq >= v->pin.oldest; seq--)
@@ -322,47 +434,61 @@ CopyPage(StoreScan *s, StoreView *v, BlockNumber page, CodecBuf *out)
 		if (!c->ended && c->page == page)
 			StorePartsAdd(&parts, seq, MembufIterPage(&c->it));
 	}
-	if (s->iter != NULL && s->rocks_page == page && v->pin.generation != 0)
-		KvIterValue(s->iter, &rocks, &len);
-	return StorePartsUnite(&parts, rocks, len, NULL, s->storage, page, out);
+	if (r->found && r->image != NULL)
+		rocks = (StoreRocksPart) {r->image->data, r->image->size, r->image, r->pinned};
+	else if (r->found)
+	{
+		size_t		len;
+
+		KvIterValue(s->iter, &rocks.rocks, &len);
+		rocks.len = len;
+		if (s->keep && len <= STORE_LARGEST_SHARED)
+			ShareIteratorPage(s, &rocks, &opened);
+	}
+	return StorePartsUnite(&parts, &rocks, !s->files, s->storage, page, out);
 }
 
-static void
-MovePast(StoreScan *s, BlockNumber page)
+/*
+ * An iterator may be older than the last VACUUM, which froze what its files still have as it was.  Where the commit
+ * log has been truncated since then, the page is read again from the files as they are now.
+ */
+static bool
+IsOutdated(StoreScan *s, StoreView *v, const RocksPage *r, const StorePage *out)
 {
-	if (page == (s->backward ? s->first : s->last))
-		s->ended = true;
-	else
-		s->position = s->backward ? page - 1 : page + 1;
+	return r->found && r->image == NULL && !s->files && !StoreFatesKnown(&out->image) &&
+		StoreViewRenew(v);
 }
 
 bool
-StoreScanNext(StoreScan *s, BlockNumber *page, CodecBuf *out)
+StoreScanNext(StoreScan *s, BlockNumber *page, StorePage *out)
 {
+	static StorePage unseen;
 	StoreView	v;
+	RocksPage	r;
 	bool		found = false;
 
 	if (s->ended)
 		return false;
+	if (out == NULL)
+		out = &unseen;
 	StoreViewOpen(&v);
 	while (!found && !s->ended)
 	{
-		if (s->small)
-		{
-			*page = s->position;
-			found = StoreUnitedPage(&v, s->storage, *page, Cut(s), out);
-			MovePast(s, *page);
-		}
-		else if (!NextPage(s, &v, page))
+		if (!NextPage(s, &v, page, &r))
 			s->ended = true;
 		else
 		{
-			found = CopyPage(s, &v, *page, out);
-			MovePast(s, *page);
+			found = TakePage(s, &v, *page, &r, out);
+			if (found && IsOutdated(s, &v, &r, out))
+				found = false;
+			else
+				MovePast(s, *page);
 		}
 	}
 	if (s->ended)
 		DropIterator(s);
+	if (out == &unseen)
+		StorePageRelease(out);
 	StoreViewClose(&v);
 	return found;
 }

@@ -3,7 +3,7 @@
  *
  * A get from RocksDB costs a bloom filter, an index block, a data block to be decompressed, a merge and the
  * check of the page; each process has a block cache of its own for that, cold when it starts.  A page found
- * here costs a lookup and a copy.
+ * here costs a lookup; it is pinned and read where it lies.
  *
  * An entry is a page as RocksDB had it at some generation.  Whatever view finds it may use it:
  *
@@ -18,7 +18,9 @@
  *					when the commit log may not know that one any more.
  *
  * A partition is a ring of blocks that fill its memory from end to end.  Space is made by going round it: what has
- * been used since the last time round stays, once.
+ * been used since the last time round stays, once; what is pinned stays in any case, found or not.  A pin is taken
+ * under the partition's lock and let go without it; blocks are only made of others under the exclusive lock, when
+ * their pins are none.
  */
 #include "postgres.h"
 
@@ -32,19 +34,22 @@
 #define ALIGNMENT			64
 #define BUCKET_BYTES		4096	/* of the ring for each bucket */
 #define BUCKETS				((int) (PARTITION_BYTES / BUCKET_BYTES))
-#define LARGEST				(PARTITION_BYTES / 16)
 
-typedef struct Block
+struct StorePinned
 {
 	uint32		size;			/* of the block, with this; a multiple of ALIGNMENT */
 	uint32		next;			/* in the bucket, offset */
 	uint32		len;			/* of the page */
 	BlockNumber page;
-	OrbitStorageId storage;		/* ORBIT_INVALID_STORAGE: free */
+	OrbitStorageId storage;		/* ORBIT_INVALID_STORAGE: not to be found */
 	TransactionId oldest;		/* whose fate a reader could ask for, or invalid */
+	uint16		nchains;
 	bool		exists;			/* false: RocksDB has no such page */
 	pg_atomic_uint32 used;
-} Block;
+	pg_atomic_uint32 pins;
+};
+
+typedef struct StorePinned Block;
 
 #define HEADER				TYPEALIGN(8, sizeof(Block))
 
@@ -59,8 +64,6 @@ typedef struct Partition
 typedef struct SharedPages
 {
 	pg_atomic_uint64 since;		/* pages read at older generations are not inserted */
-	pg_atomic_uint64 hits;
-	pg_atomic_uint64 misses;
 	int			npartitions;
 	Partition	partitions[FLEXIBLE_ARRAY_MEMBER];
 } SharedPages;
@@ -89,21 +92,29 @@ BlockAt(const Partition *p, uint32 offset)
 	return (Block *) (p->ring + offset);
 }
 
+/* A block that nobody can find. */
+static Block *
+InitBlock(const Partition *p, uint32 offset, uint32 size)
+{
+	Block	   *b = BlockAt(p, offset);
+
+	memset(b, 0, sizeof(Block));
+	b->size = size;
+	b->storage = ORBIT_INVALID_STORAGE;
+	pg_atomic_init_u32(&b->used, 0);
+	pg_atomic_init_u32(&b->pins, 0);
+	return b;
+}
+
 static void
 InitPartition(Partition *p, LWLock *lock, char *ring)
 {
-	Block	   *all;
-
 	p->lock = lock;
 	p->ring = ring;
 	p->hand = 0;
 	for (int i = 0; i < BUCKETS; i++)
 		p->buckets[i] = NO_BLOCK;
-	all = BlockAt(p, 0);
-	memset(all, 0, sizeof(Block));
-	all->size = PARTITION_BYTES;
-	all->storage = ORBIT_INVALID_STORAGE;
-	pg_atomic_init_u32(&all->used, 0);
+	(void) InitBlock(p, 0, PARTITION_BYTES);
 }
 
 void
@@ -118,8 +129,6 @@ StoreSharedPagesShmemInit(void)
 	if (found)
 		return;
 	pg_atomic_init_u64(&pages->since, 0);
-	pg_atomic_init_u64(&pages->hits, 0);
-	pg_atomic_init_u64(&pages->misses, 0);
 	pages->npartitions = OrbitPagePartitions();
 	ring = (char *) TYPEALIGN(ALIGNMENT, (char *) pages + HeadSize());
 	for (int i = 0; i < pages->npartitions; i++)
@@ -151,44 +160,62 @@ Find(Partition *p, const uint32 *bucket, OrbitStorageId storage, BlockNumber pag
 	return NULL;
 }
 
-/* May the commit log be asked about every transaction that is in the page? */
+/* May the commit log be asked about a page's transactions? */
 static inline bool
-FatesKnown(const Block *b)
+FatesKnown(TransactionId oldest)
 {
-	return !TransactionIdIsValid(b->oldest) ||
-		!TransactionIdPrecedes(b->oldest, ShmemVariableCache->oldestClogXid);
+	return !TransactionIdIsValid(oldest) ||
+		!TransactionIdPrecedes(oldest, ShmemVariableCache->oldestClogXid);
 }
 
-static bool
-CopyOut(Partition *p, const uint32 *bucket, OrbitStorageId storage, BlockNumber page,
-		CodecBuf *out, bool *exists)
+static inline void
+Pin(Block *b, CodecPage *image)
 {
-	Block	   *b = Find(p, bucket, storage, page);
-
-	if (b == NULL || !FatesKnown(b) ||
-		!CodecBufAppend(out, (char *) b + HEADER, b->len))
-		return false;
-	*exists = b->exists;
-	if (pg_atomic_read_u32(&b->used) == 0)
-		pg_atomic_write_u32(&b->used, 1);
-	return true;
+	pg_atomic_fetch_add_u32(&b->pins, 1);
+	image->data = (char *) b + HEADER;
+	image->size = b->len;
+	image->nchains = b->nchains;
 }
 
 bool
-StoreSharedPagesGet(OrbitStorageId storage, BlockNumber page, CodecBuf *out, bool *exists)
+StoreSharedPagesFind(OrbitStorageId storage, BlockNumber page, bool mark, StorePinned **pinned, CodecPage *image)
 {
 	uint32	   *bucket;
 	Partition  *p;
-	bool		found;
+	Block	   *b;
 
+	*pinned = NULL;
 	if (pages == NULL)
 		return false;
-	out->len = 0;
 	p = FindPartition(storage, page, &bucket);
 	LWLockAcquire(p->lock, LW_SHARED);
-	found = CopyOut(p, bucket, storage, page, out, exists);
+	b = Find(p, bucket, storage, page);
+	if (b != NULL && !FatesKnown(b->oldest))
+		b = NULL;
+	if (b != NULL && mark && pg_atomic_read_u32(&b->used) == 0)
+		pg_atomic_write_u32(&b->used, 1);
+	if (b != NULL && b->exists)
+	{
+		Pin(b, image);
+		*pinned = b;
+	}
 	LWLockRelease(p->lock);
-	return found;
+	return b != NULL;
+}
+
+void
+StoreSharedPagesPinAgain(StorePinned *pinned)
+{
+	Assert(pg_atomic_read_u32(&pinned->pins) > 0);
+	pg_atomic_fetch_add_u32(&pinned->pins, 1);
+}
+
+/* A full barrier: whatever was read has been read before. */
+void
+StoreSharedPagesUnpin(StorePinned *pinned)
+{
+	Assert(pg_atomic_read_u32(&pinned->pins) > 0);
+	pg_atomic_fetch_sub_u32(&pinned->pins, 1);
 }
 
 /* ---- changing ----------------------------------------------------------------------------- */
@@ -210,28 +237,17 @@ Unlink(Partition *p, Block *b)
 static Block *
 Take(Partition *p, uint32 from, uint32 have, uint32 size)
 {
-	Block	   *b = BlockAt(p, from);
-
-	memset(b, 0, sizeof(Block));
-	b->size = have;
-	pg_atomic_init_u32(&b->used, 0);
 	if (have - size >= ALIGNMENT)
-	{
-		Block	   *rest = BlockAt(p, from + size);
-
-		memset(rest, 0, sizeof(Block));
-		rest->size = have - size;
-		rest->storage = ORBIT_INVALID_STORAGE;
-		pg_atomic_init_u32(&rest->used, 0);
-		b->size = size;
-	}
-	p->hand = from + b->size;
-	return b;
+		(void) InitBlock(p, from + size, have - size);
+	else
+		size = have;
+	p->hand = from + size;
+	return InitBlock(p, from, size);
 }
 
 /*
  * Goes round: free blocks and those that nobody has used are put together until they are enough.  After one
- * time round nothing is marked any more, so the second one finds space.
+ * time round nothing is marked any more, so the second one finds space, but for pins; NULL then.
  */
 static Block *
 MakeSpace(Partition *p, uint32 size)
@@ -239,14 +255,18 @@ MakeSpace(Partition *p, uint32 size)
 	uint32		from = p->hand;
 	uint32		have = 0;
 
-	for (;;)
+	for (int rounds = 0; rounds < 3;)
 	{
 		Block	   *b;
 
 		if (from + have >= PARTITION_BYTES)
+		{
 			from = have = 0;
+			rounds++;
+		}
 		b = BlockAt(p, from + have);
-		if (b->storage != ORBIT_INVALID_STORAGE && pg_atomic_exchange_u32(&b->used, 0) != 0)
+		if (pg_atomic_read_u32(&b->pins) != 0 ||
+			(b->storage != ORBIT_INVALID_STORAGE && pg_atomic_exchange_u32(&b->used, 0) != 0))
 		{
 			from += have + b->size;
 			have = 0;
@@ -258,27 +278,37 @@ MakeSpace(Partition *p, uint32 size)
 		if (have >= size)
 			return Take(p, from, have, size);
 	}
+	p->hand = 0;
+	return NULL;
 }
 
-static void
+static Block *
 Insert(Partition *p, uint32 *bucket, OrbitStorageId storage, BlockNumber page,
-	   TransactionId oldest, const CodecBuf *buf, bool exists)
+	   TransactionId oldest, const CodecPage *image)
 {
-	uint32		len = exists ? buf->len : 0;
+	uint32		len = image != NULL ? image->size : 0;
 	Block	   *b = Find(p, bucket, storage, page);
 
+	if (b != NULL && FatesKnown(b->oldest))
+		return b;				/* somebody else was faster */
 	if (b != NULL)
 		Unlink(p, b);
 	b = MakeSpace(p, TYPEALIGN(ALIGNMENT, HEADER + len));
+	if (b == NULL)
+		return NULL;
 	b->storage = storage;
 	b->page = page;
 	b->len = len;
-	b->exists = exists;
+	b->exists = image != NULL;
 	b->oldest = oldest;
-	if (len > 0)
-		memcpy((char *) b + HEADER, buf->data, len);
+	if (image != NULL)
+	{
+		b->nchains = image->nchains;
+		memcpy((char *) b + HEADER, image->data, len);
+	}
 	b->next = *bucket;
 	*bucket = (char *) b - p->ring;
+	return b;
 }
 
 /* The oldest transaction whose fate somebody who reads the page could ask for. */
@@ -304,23 +334,35 @@ OldestAsked(const CodecPage *page)
 	return oldest;
 }
 
-void
+bool
+StoreFatesKnown(const CodecPage *page)
+{
+	return FatesKnown(OldestAsked(page));
+}
+
+StorePinned *
 StoreSharedPagesPut(OrbitStorageId storage, BlockNumber page, uint64 generation,
-					const CodecBuf *buf, const CodecPage *image)
+					const CodecPage *image, CodecPage *shared)
 {
 	TransactionId oldest;
 	uint32	   *bucket;
 	Partition  *p;
+	Block	   *b = NULL;
 
-	if (pages == NULL || (image != NULL && buf->len > LARGEST))
-		return;
+	if (pages == NULL || (image != NULL && image->size > STORE_LARGEST_SHARED))
+		return NULL;
 	oldest = image != NULL ? OldestAsked(image) : InvalidTransactionId;
 	OrbitStopPoint("shared_page_put");
 	p = FindPartition(storage, page, &bucket);
 	LWLockAcquire(p->lock, LW_EXCLUSIVE);
 	if (generation >= pg_atomic_read_u64(&pages->since))
-		Insert(p, bucket, storage, page, oldest, buf, image != NULL);
+		b = Insert(p, bucket, storage, page, oldest, image);
+	if (b != NULL && b->exists && image != NULL)
+		Pin(b, shared);
+	else
+		b = NULL;
 	LWLockRelease(p->lock);
+	return b;
 }
 
 void

@@ -136,14 +136,29 @@ typedef struct StoreCut
 } StoreCut;
 
 /*
- * The united page (arenas and RocksDB) in page format, copied to out (out->len = 0
- * first).  False: no such page.  Opens and closes a view of its own.  cut: chains may end
- * behind an entry that is enough; NULL: whole chains.  Like the pages of a
- * scan it is not checked here (RocksDB has checked the block): CodecPageOpen it, and
- * where that says false call StoreRaiseDamagedPage.
+ * A page, opened.  It lies in buf, or in shared memory, pinned: then it is never written to.  Zero-initialise; whoever
+ * fills it lets go of what it held.
+ */
+typedef struct StorePinned StorePinned;
+
+typedef struct StorePage
+{
+	CodecPage	image;
+	CodecBuf	buf;			/* its memory is kept for the next page */
+	StorePinned *pinned;
+} StorePage;
+
+extern void StorePageRelease(StorePage *p); /* lets go of what is shared */
+extern void StorePageFree(StorePage *p);
+
+/*
+ * The united page (arenas and RocksDB), whole as if copied.  False: no such page.  Opens and closes a view of
+ * its own.  cut: chains may end behind an entry that is enough; NULL: whole chains.  ERROR: it is damaged.
  */
 extern bool StoreReadPage(OrbitStorageId storage, BlockNumber page, const StoreCut *cut,
-						  CodecBuf *out);
+						  StorePage *out);
+/* The same where it costs next to nothing; false: it may exist all the same. */
+extern bool StoreTryPage(OrbitStorageId storage, BlockNumber page, StorePage *out);
 
 /*
  * Pages of [first, last] that exist, ascending (or descending with backward).  Holds no view
@@ -154,7 +169,9 @@ typedef struct StoreScan StoreScan;
 
 extern StoreScan *StoreScanBegin(OrbitStorageId storage, BlockNumber first, BlockNumber last,
 								 bool backward, const StoreCut *cut);
-extern bool StoreScanNext(StoreScan *s, BlockNumber *page, CodecBuf *out);
+extern bool StoreScanNext(StoreScan *s, BlockNumber *page, StorePage *out);	/* out NULL: only the number */
+/* Before the first page: RocksDB's files are to be read, whatever is cached; and out->image is the caller's to open. */
+extern void StoreScanFiles(StoreScan *s);
 extern void StoreScanEnd(StoreScan *s);
 /* ereport(ERROR) XX001 that names storage and page. */
 extern void StoreRaiseDamagedPage(OrbitStorageId storage, BlockNumber page) pg_attribute_noreturn();

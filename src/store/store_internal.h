@@ -112,6 +112,8 @@ extern uint64 StoreReadClean(void); /* 0: there is none */
  * holds nothing the view could need.
  */
 extern KvDb *StoreViewProve(StoreView *v, uint64 *generation);
+/* Brings it to where readers are bound to be now.  False: there it is. */
+extern bool StoreViewRenew(StoreView *v);
 /* Raises a failed read as ERROR; the handle will be opened afresh. */
 extern void StoreViewFailed(const KvStatus *st, const char *doing) pg_attribute_noreturn();
 /* The same for a read of this storage, which the message names. */
@@ -129,7 +131,7 @@ extern bool StoreRocksGet(KvDb *handle, OrbitFamily family, const char *key, Siz
 						  CodecBuf *out);
 extern void StoreOutOfMemory(void) pg_attribute_noreturn();
 
-/* ---- cached pages (pagecache.c) --------------------------------------------------- */
+/* ---- pages of the view (pagecache.c) ----------------------------------------------- */
 
 /*
  * Of orbit.block_cache_size a process that reads through a secondary uses a quarter for pages that are
@@ -137,23 +139,44 @@ extern void StoreOutOfMemory(void) pg_attribute_noreturn();
  */
 #define STORE_PAGE_CACHE_BYTES	((Size) orbit_block_cache_size * 1024 / 4)
 
-/* RocksDB's page, checked, or NULL; lives until the view is closed. */
-extern const CodecPage *StoreCachedPage(StoreView *v, OrbitStorageId storage, BlockNumber page);
+/*
+ * RocksDB's page, checked, or NULL; lives until the view is closed.  *pinned (may be NULL): where it lies in
+ * shared memory, if it does; whoever wants it for longer pins it again.
+ */
+extern const CodecPage *StoreCachedPage(StoreView *v, OrbitStorageId storage, BlockNumber page,
+										StorePinned **pinned);
+/* The same if it is among the shared pages; false: it is not.  once: it need not stay for this. */
+extern bool StoreSharedPage(StoreView *v, OrbitStorageId storage, BlockNumber page, bool once,
+							const CodecPage **image, StorePinned **pinned);
+/* Puts a page that was read at this generation among them.  NULL: there is no place for it. */
+extern const CodecPage *StoreSharePage(OrbitStorageId storage, BlockNumber page, uint64 generation,
+									   const CodecPage *image, StorePinned **pinned);
 extern void StoreCacheDrop(void);	/* the handle has moved */
 extern void StoreCacheViewClosed(void);
 
 /* ---- pages in shared memory (sharedpages.c) ------------------------------------------ */
 
+#define STORE_LARGEST_SHARED	((Size) ORBIT_PAGE_PARTITION_KB * 1024 / 16)	/* bytes of a page */
+
 extern Size StoreSharedPagesShmemSize(void);
 extern void StoreSharedPagesShmemInit(void);
 /*
- * RocksDB's page as any view that is open now may read it, copied and checked once already.  False: it is not
- * there.  *exists false: RocksDB has no such page.
+ * RocksDB's page as any view that is open now may read it, checked once already.  False: it is not there.
+ * *pinned NULL: RocksDB has no such page; otherwise image is good until the caller has unpinned it.  mark: it has been
+ * used, and shall stay.
  */
-extern bool StoreSharedPagesGet(OrbitStorageId storage, BlockNumber page, CodecBuf *out, bool *exists);
-/* A page read by a handle that stands at this generation; image NULL: there is none. */
-extern void StoreSharedPagesPut(OrbitStorageId storage, BlockNumber page, uint64 generation,
-								const CodecBuf *buf, const CodecPage *image);
+extern bool StoreSharedPagesFind(OrbitStorageId storage, BlockNumber page, bool mark,
+								 StorePinned **pinned, CodecPage *image);
+/*
+ * A page, opened, read by a handle that stands at this generation; image NULL: there is none.  Returns the shared
+ * one, pinned, or NULL: it could not be put there, or there is none.
+ */
+extern StorePinned *StoreSharedPagesPut(OrbitStorageId storage, BlockNumber page, uint64 generation,
+										const CodecPage *image, CodecPage *shared);
+extern void StoreSharedPagesPinAgain(StorePinned *pinned);
+extern void StoreSharedPagesUnpin(StorePinned *pinned);
+/* May the commit log be asked about every transaction that is in the page? */
+extern bool StoreFatesKnown(const CodecPage *page);
 /*
  * The write buffer has become part of RocksDB at this generation: its pages have changed.  The worker; before views
  * need the generation.
@@ -180,14 +203,23 @@ extern void StorePartsBegin(StoreParts *p, const StoreCut *cut);
 /* What the arena has of the page; arenas from the newest down. */
 extern void StorePartsAdd(StoreParts *p, uint64 seq, MembufPage *page);
 /*
- * Writes the united page to out.  rocks: RocksDB's value or NULL; image: the same bytes, where
- * they are aligned and have been checked.  False: there is no such page.
+ * Lets out be the united page.  rocks: RocksDB's value or NULL; image: the same bytes, where they are aligned and
+ * have been checked; pinned: where these lie.  checked false: out->buf has the bytes, and they are not looked at
+ * where there is nothing to unite.  False: there is no such page.
  */
-extern bool StorePartsUnite(StoreParts *p, const char *rocks, Size rockslen, const CodecPage *image,
-							OrbitStorageId storage, BlockNumber page, CodecBuf *out);
+typedef struct StoreRocksPart
+{
+	const char *rocks;
+	Size		len;
+	const CodecPage *image;
+	StorePinned *pinned;
+} StoreRocksPart;
+
+extern bool StorePartsUnite(StoreParts *p, const StoreRocksPart *rocks, bool checked,
+							OrbitStorageId storage, BlockNumber page, StorePage *out);
 /* The page as the open view has it, RocksDB's part by way of the page cache. */
 extern bool StoreUnitedPage(StoreView *v, OrbitStorageId storage, BlockNumber page,
-							const StoreCut *cut, CodecBuf *out);
+							const StoreCut *cut, StorePage *out);
 extern void StorePartsShrink(void); /* frees scratch memory that grew large */
 
 /* ---- counters for the flush (counters.c) ---------------------------------------------- */

@@ -254,6 +254,21 @@ StoreViewProve(StoreView *v, uint64 *g)
 	return secondary;
 }
 
+bool
+StoreViewRenew(StoreView *v)
+{
+	uint64		g;
+	uint64		want;
+
+	if (primary != NULL || StoreViewProve(v, &g) == NULL)
+		return false;
+	want = MembufRequiredGeneration();
+	if (generation >= want)
+		return false;
+	CatchUp(want);
+	return true;
+}
+
 void
 StoreViewFailed(const KvStatus *st, const char *doing)
 {

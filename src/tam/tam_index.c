@@ -137,7 +137,7 @@ NoteRemoved(IndexFeed *f, int chain)
 	int			slot;
 
 	if (!f->logs_removed ||
-		CodecEntryKind(CodecPageChain(&f->scan->page->page, chain, &slot)) == CODEC_INSERT)
+		CodecEntryKind(CodecPageChain(&f->scan->page->page.image, chain, &slot)) == CODEC_INSERT)
 		return;
 	(void) TamOpenRow(f->scan, chain, &c);
 	removed = RowRemovedBy(&c, f->removed_limit, &whole);
@@ -295,7 +295,7 @@ ChooseVersion(IndexFeed *f, int chain, RowVersion *v, bool *alive)
 		ExecClearTuple(f->slot);
 		if (!TamLoadPage(s, s->pageno))
 			return false;
-		if (CodecPageFind(&s->page->page, slot, &chain) == NULL)
+		if (CodecPageFind(&s->page->page.image, slot, &chain) == NULL)
 			return false;
 		s->chain = chain;
 	}
@@ -352,7 +352,7 @@ BuildPages(IndexFeed *f, bool progress, IndexBuildCallback callback, void *callb
 		if (progress)
 			pgstat_progress_update_param(PROGRESS_SCAN_BLOCKS_DONE,
 										 parallel ? s->pageno : s->pageno - s->first);
-		while (++s->chain < s->page->page.nchains)
+		while (++s->chain < s->page->page.image.nchains)
 			BuildRow(f, callback, callback_state);
 		ExecClearTuple(f->slot);
 	}
@@ -477,7 +477,7 @@ TamIndexValidateScan(Relation table, Relation index, struct IndexInfo *index_inf
 	while (TamNextPage(s, false))
 	{
 		pgstat_progress_update_param(PROGRESS_SCAN_BLOCKS_DONE, s->pageno);
-		while (++s->chain < s->page->page.nchains)
+		while (++s->chain < s->page->page.image.nchains)
 		{
 			RowVersion	v;
 			ItemPointerData tid;
@@ -486,7 +486,7 @@ TamIndexValidateScan(Relation table, Relation index, struct IndexInfo *index_inf
 			CHECK_FOR_INTERRUPTS();
 			if (!TamRowVisible(s, s->chain, &v))
 			{
-				(void) CodecPageChain(&s->page->page, s->chain, &slot);
+				(void) CodecPageChain(&s->page->page.image, s->chain, &slot);
 				OrbitTidSet(&tid, s->pageno, slot, 0);
 				if (!AlreadyIndexed(state, &tid, &cursor, &at_end))
 					NoteRemoved(&f, s->chain);

@@ -48,6 +48,8 @@ typedef struct TamScan
 	BlockNumber pageno;
 	bool		page_valid;
 	int			chain;			/* index of the row last looked at in page */
+	RowVersion *visible;		/* of page: what the snapshot sees, by chain; NULL: not yet needed */
+	int			nvisible;
 	TransactionId seen_xid;		/* committed before the snapshot; 0: none known */
 
 	/* bitmap scan */
@@ -82,6 +84,8 @@ extern Size TamParallelScanInitialize(Relation rel, ParallelTableScanDesc pscan)
 extern void TamSetRange(TamScan *s, BlockNumber first, BlockNumber end);
 extern bool TamNextPage(TamScan *s, bool backward);
 extern bool TamLoadPage(TamScan *s, BlockNumber pageno);
+/* The same if the page lies in shared memory as it is; false: it may exist all the same. */
+extern bool TamTryPage(TamScan *s, BlockNumber pageno);
 /* The chain of the page's row number `chain`; returns its slot number. */
 extern int	TamOpenRow(TamScan *s, int chain, StoreChain *c);
 /* The version of that row which the scan's snapshot sees. */

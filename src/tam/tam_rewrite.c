@@ -521,7 +521,7 @@ ScanInPageOrder(Rewrite *rw, Tuplesortstate *sort)
 	while (TamNextPage(s, false))
 	{
 		pgstat_progress_update_param(PROGRESS_CLUSTER_HEAP_BLKS_SCANNED, s->pageno + 1);
-		for (int chain = 0; chain < s->page->page.nchains; chain++)
+		for (int chain = 0; chain < s->page->page.image.nchains; chain++)
 		{
 			MemoryContext old = MemoryContextSwitchTo(rw->row_context);
 			KeptRow		row;
@@ -553,7 +553,7 @@ WriteRowAt(Rewrite *rw, const ItemPointerData *tid)
 
 	if (((s->page_valid && s->pageno == OrbitTidPage(tid)) ||
 		 TamLoadPage(s, OrbitTidPage(tid))) &&
-		CodecPageFind(&s->page->page, OrbitTidSlot(tid), &chain) != NULL &&
+		CodecPageFind(&s->page->page.image, OrbitTidSlot(tid), &chain) != NULL &&
 		KeepRow(rw, chain, &row))
 		WriteRow(rw, &row);
 	MemoryContextSwitchTo(old);

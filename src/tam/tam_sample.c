@@ -13,7 +13,7 @@
 
 #include "tam/tam_internal.h"
 
-/* Up to so many rows of a page are fetched one by one instead of copying the page. */
+/* Up to so many rows of a page that would have to be copied are fetched one by one. */
 #define BITMAP_SINGLE_ROWS		4
 
 /* ---- bitmap heap scan ---------------------------------------------------------- */
@@ -42,6 +42,8 @@ TamBitmapNextBlock(TableScanDesc scan, struct TBMIterateResult *tbmres)
 		return false;
 
 	s->pageno = pageno;
+	if (!IsolationIsSerializable() && TamTryPage(s, pageno))
+		return true;
 	s->bitmap_single = tbmres->ntuples >= 0 &&
 		(tbmres->ntuples <= BITMAP_SINGLE_ROWS || IsolationIsSerializable());
 	if (s->bitmap_single)
@@ -71,13 +73,13 @@ static bool
 BitmapNextChain(TamScan *s, TBMIterateResult *tbmres)
 {
 	if (tbmres->ntuples < 0)
-		return ++s->chain < s->page->page.nchains;
+		return ++s->chain < s->page->page.image.nchains;
 	while (s->bitmap_next < tbmres->ntuples)
 	{
 		int			offset = tbmres->offsets[s->bitmap_next++];
 
 		if (offset <= ORBIT_MAX_SLOT &&
-			CodecPageFind(&s->page->page, offset, &s->chain) != NULL)
+			CodecPageFind(&s->page->page.image, offset, &s->chain) != NULL)
 			return true;
 	}
 	return false;
@@ -145,8 +147,8 @@ TamSampleNextTuple(TableScanDesc scan, SampleScanState *scanstate, TupleTableSlo
 	int			maxoffset = 0;
 	RowVersion	v;
 
-	if (s->page_valid && s->page->page.nchains > 0)
-		(void) CodecPageChain(&s->page->page, s->page->page.nchains - 1, &maxoffset);
+	if (s->page_valid && s->page->page.image.nchains > 0)
+		(void) CodecPageChain(&s->page->page.image, s->page->page.image.nchains - 1, &maxoffset);
 
 	for (;;)
 	{
@@ -158,7 +160,7 @@ TamSampleNextTuple(TableScanDesc scan, SampleScanState *scanstate, TupleTableSlo
 		if (!OffsetNumberIsValid(offset))
 			break;
 		if (offset > maxoffset ||
-			CodecPageFind(&s->page->page, offset, &chain) == NULL ||
+			CodecPageFind(&s->page->page.image, offset, &chain) == NULL ||
 			!TamRowVisible(s, chain, &v))
 			continue;
 		RowStoreSlot(slot, s->rel, &v, s->page);
@@ -317,7 +319,7 @@ TamAnalyzeNextTuple(TableScanDesc scan, TransactionId oldest_xmin,
 	TamScan    *s = (TamScan *) scan;
 	TamAnalyze *a = s->analyze;
 
-	while (!a->again && ++s->chain < s->page->page.nchains)
+	while (!a->again && ++s->chain < s->page->page.image.nchains)
 	{
 		AnalyzeRow	row = {0};
 		StoreChain	c;

@@ -2,9 +2,9 @@
  * tam_scan.c: scans over pages: sequential (both directions), by TID range, and the share of
  * one process in a parallel scan.
  *
- * A page is copied out of the store as a whole and read from that private copy: no view,
- * lock or pin is held between two calls, however long a cursor stays open.  Slots point
- * into the copy and keep it alive.  PostgreSQL's snapshot, not the moment of copying,
+ * A page is taken out of the store as a whole, copied or pinned in shared memory, and never changes
+ * afterwards: no view or lock is held between two calls, however long a cursor stays open.  Slots point
+ * into the page and keep it alive.  PostgreSQL's snapshot, not the moment of copying,
  * decides what is visible.
  *
  * Pages begun after the scan started need no visit: their rows belong to transactions that
@@ -109,6 +109,8 @@ TamScanEnd(TableScanDesc scan)
 	ClosePages(s);
 	if (s->page)
 		RowPageRelease(s->page);
+	if (s->visible)
+		pfree(s->visible);
 	TamAnalyzeEnd(s);
 	if (scan->rs_rd != s->rel)
 		pfree(scan->rs_rd);
@@ -143,8 +145,8 @@ TamParallelScanInitialize(Relation rel, ParallelTableScanDesc pscan)
 
 /* ---- pages ------------------------------------------------------------------- */
 
-/* An image buffer that no slot refers to. */
-static CodecBuf *
+/* A page that no slot refers to. */
+static StorePage *
 PageBuffer(TamScan *s)
 {
 	s->page_valid = false;
@@ -157,16 +159,14 @@ PageBuffer(TamScan *s)
 	}
 	if (s->page == NULL)
 		s->page = RowPageAlloc();
-	return &s->page->buf;
+	return &s->page->page;
 }
 
 static void
 OpenPage(TamScan *s)
 {
-	if (!CodecPageOpen(&s->page->page, s->page->buf.data, s->page->buf.len))
-		StoreRaiseDamagedPage(s->storage, s->pageno);
 	s->page_valid = true;
-	s->chain = s->backward ? s->page->page.nchains : -1;
+	s->chain = s->backward ? s->page->page.image.nchains : -1;
 }
 
 void
@@ -196,9 +196,22 @@ Cut(TamScan *s, StoreCut *cut)
 }
 
 bool
+TamTryPage(TamScan *s, BlockNumber pageno)
+{
+	StorePage  *buf = PageBuffer(s);
+
+	s->pageno = pageno;
+	if (!StoreTryPage(s->storage, pageno, buf))
+		return false;
+	TamCountPage(s->rel, store_rocks_pages);
+	OpenPage(s);
+	return true;
+}
+
+bool
 TamLoadPage(TamScan *s, BlockNumber pageno)
 {
-	CodecBuf   *buf = PageBuffer(s);
+	StorePage  *buf = PageBuffer(s);
 	StoreCut	cut;
 	uint64		before = store_rocks_pages;
 	bool		found;
@@ -227,7 +240,7 @@ OpenRange(TamScan *s, BlockNumber first, BlockNumber last)
 static bool
 NextOfRange(TamScan *s)
 {
-	CodecBuf   *buf = PageBuffer(s);
+	StorePage  *buf = PageBuffer(s);
 	uint64		before = store_rocks_pages;
 
 	if (!StoreScanNext(s->pages, &s->pageno, buf))
@@ -350,8 +363,8 @@ TamOpenRow(TamScan *s, int chain, StoreChain *c)
 {
 	int			slot;
 
-	(void) CodecPageChain(&s->page->page, chain, &slot);
-	StoreChainOpenPage(c, &s->page->page, chain);
+	(void) CodecPageChain(&s->page->page.image, chain, &slot);
+	StoreChainOpenPage(c, &s->page->page.image, chain);
 	/* a page image does not know where it comes from */
 	c->storage = s->storage;
 	c->page = s->pageno;
@@ -393,7 +406,7 @@ TamRowVisible(TamScan *s, int chain, RowVersion *v)
 	StoreChain	c;
 	int			slot;
 
-	e = CodecPageChain(&s->page->page, chain, &slot);
+	e = CodecPageChain(&s->page->page.image, chain, &slot);
 	if (SeenAtOnce(s, snapshot, e))
 	{
 		if (CodecEntryKind(e) == CODEC_DELETE)
@@ -408,27 +421,66 @@ TamRowVisible(TamScan *s, int chain, RowVersion *v)
 	return RowVisible(&c, s->rel, snapshot, v, NULL);
 }
 
+/*
+ * A whole page is decided on when it is read, as heap does: a cursor may stand in it for so long that the
+ * commit log forgets its transactions.  Other snapshots than MVCC's see what happens meanwhile.
+ */
+static bool
+DecidesByPage(const TamScan *s)
+{
+	return s->base.rs_snapshot->snapshot_type == SNAPSHOT_MVCC;
+}
+
+static void
+DecidePage(TamScan *s)
+{
+	int			n = s->page->page.image.nchains;
+
+	if (s->visible == NULL)
+		s->visible = MemoryContextAlloc(s->context, ORBIT_MAX_SLOT * sizeof(RowVersion));
+	s->nvisible = 0;
+	for (int chain = 0; chain < n; chain++)
+	{
+		if (TamRowVisible(s, chain, &s->visible[s->nvisible]))
+			s->nvisible++;
+	}
+	s->chain = s->backward ? s->nvisible : -1;
+}
+
+/* The next visible row of the page, in this direction. */
+static bool
+NextOfPage(TamScan *s, int step, RowVersion *v)
+{
+	if (DecidesByPage(s))
+	{
+		s->chain += step;
+		if (s->chain < 0 || s->chain >= s->nvisible)
+			return false;
+		*v = s->visible[s->chain];
+		return true;
+	}
+	for (s->chain += step; s->chain >= 0 && s->chain < s->page->page.image.nchains; s->chain += step)
+	{
+		if (TamRowVisible(s, s->chain, v))
+			return true;
+	}
+	return false;
+}
+
 /* Steps to the next visible row.  The slot lets go of the page before it is replaced. */
 static bool
 NextVersion(TamScan *s, bool backward, TupleTableSlot *slot, RowVersion *v)
 {
 	for (;;)
 	{
-		if (s->page_valid)
-		{
-			int			n = s->page->page.nchains;
-			int			step = backward ? -1 : 1;
-
-			for (s->chain += step; s->chain >= 0 && s->chain < n; s->chain += step)
-			{
-				if (TamRowVisible(s, s->chain, v))
-					return true;
-			}
-			s->page_valid = false;
-		}
+		if (s->page_valid && NextOfPage(s, backward ? -1 : 1, v))
+			return true;
+		s->page_valid = false;
 		ExecClearTuple(slot);
 		if (!TamNextPage(s, backward))
 			return false;
+		if (DecidesByPage(s))
+			DecidePage(s);
 	}
 }
 

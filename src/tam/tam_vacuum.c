@@ -58,7 +58,7 @@ CountForVacuum(const RowVersionStatus *s, void *arg)
 static void
 CountPage(TamScan *s, TransactionId oldest_xmin, VacuumCounts *counts)
 {
-	for (int chain = 0; chain < s->page->page.nchains; chain++)
+	for (int chain = 0; chain < s->page->page.image.nchains; chain++)
 	{
 		StoreChain	c;
 

@@ -194,7 +194,7 @@ DeleteIndexEntries(VacuumState *v)
 static void
 GatherPage(VacuumState *v, TamScan *s)
 {
-	for (int chain = 0; chain < s->page->page.nchains; chain++)
+	for (int chain = 0; chain < s->page->page.image.nchains; chain++)
 	{
 		StoreChain	c;
 		TransactionId ended;

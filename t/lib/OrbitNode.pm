@@ -30,6 +30,7 @@ my @orbit_settings = (
 	q{default_table_access_method = 'orbit'},
 	q{orbit.write_buffer_size = '256kB'},
 	q{orbit.max_write_buffers = 3},
+	q{orbit.page_cache_size = '2MB'},
 	q{orbit.block_cache_size = '1MB'},
 	q{orbit.flush_interval = '200ms'});
 
