@@ -1,7 +1,8 @@
 /*
  * pagecache.c: RocksDB's pages for the open view.
  *
- * Nearly all of them lie in shared memory (sharedpages.c), pinned until the view is closed.  The rest, pages
+ * Nearly all of them lie in shared memory (sharedpages.c), pinned until the view is closed; the last few stay pinned
+ * for the next view until the transaction ends, for who reads a row is likely to read its neighbour.  The rest, pages
  * that are too large for it or that it has no place for, are kept here: everything was read while the process's
  * handle stood at one generation; when the handle moves all of it goes.  So a view may use it iff its own
  * pin.generation is not above that: every arena released before the pin is in the page.
@@ -32,7 +33,7 @@ typedef struct CachedPage
 	CodecBuf	buf;
 } CachedPage;
 
-/* A page in shared memory, pinned by the open view. */
+/* A page in shared memory, pinned by the open view or one before. */
 typedef struct ViewPage
 {
 	struct ViewPage *next;
@@ -46,7 +47,8 @@ static ViewPage *pinned_pages = NULL;	/* newest first */
 static ViewPage *spare_pages = NULL;
 static int	nspare = 0;
 
-#define LOOK_BACK		4		/* pages of the view that are looked through before shared memory is asked */
+/* So many are looked through before shared memory is asked, and stay pinned between views. */
+#define LOOK_BACK		4
 #define KEEP_SPARE		16
 
 static CachedPage *buckets[BUCKETS];
@@ -137,14 +139,14 @@ NotePinned(OrbitStorageId storage, BlockNumber page, StorePinned *pinned, const 
 }
 
 static void
-UnpinAll(void)
+UnpinFrom(ViewPage **link)
 {
-	while (pinned_pages != NULL)
+	while (*link != NULL)
 	{
-		ViewPage   *p = pinned_pages;
+		ViewPage   *p = *link;
 
 		StoreSharedPagesUnpin(p->pinned);
-		pinned_pages = p->next;
+		*link = p->next;
 		if (nspare >= KEEP_SPARE)
 		{
 			free(p);
@@ -156,6 +158,22 @@ UnpinAll(void)
 	}
 }
 
+static void
+UnpinMost(void)
+{
+	ViewPage  **link = &pinned_pages;
+
+	for (int i = 0; *link != NULL && i < LOOK_BACK; i++)
+		link = &(*link)->next;
+	UnpinFrom(link);
+}
+
+void
+StoreCacheUnpin(void)
+{
+	UnpinFrom(&pinned_pages);
+}
+
 static const CodecPage *
 FindPinned(OrbitStorageId storage, BlockNumber page, StorePinned **pinned)
 {
@@ -163,7 +181,7 @@ FindPinned(OrbitStorageId storage, BlockNumber page, StorePinned **pinned)
 
 	for (int i = 0; p != NULL && i < LOOK_BACK; i++, p = p->next)
 	{
-		if (p->page != page || p->storage != storage)
+		if (p->page != page || p->storage != storage || !StoreSharedPagesStands(p->pinned))
 			continue;
 		*pinned = p->pinned;
 		return &p->image;
@@ -209,7 +227,7 @@ void
 StoreCacheViewClosed(void)
 {
 	views++;
-	UnpinAll();
+	UnpinMost();
 	while (unlikely(!dlist_is_empty(&dropped)))
 		Free(dlist_container(CachedPage, node, dlist_pop_head_node(&dropped)));
 	while (unlikely(cached_bytes > STORE_PAGE_CACHE_BYTES) && dlist_has_next(&lru, dlist_head_node(&lru)))

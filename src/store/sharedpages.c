@@ -203,6 +203,16 @@ StoreSharedPagesFind(OrbitStorageId storage, BlockNumber page, bool mark, StoreP
 	return b != NULL;
 }
 
+/*
+ * No lock: a flush makes blocks impossible to find before views need what it brought, and a view that needs it has
+ * seen that (MembufPinAcquire); while it is pinned a block is not made another one.
+ */
+bool
+StoreSharedPagesStands(const StorePinned *pinned)
+{
+	return pinned->storage != ORBIT_INVALID_STORAGE && FatesKnown(pinned->oldest);
+}
+
 void
 StoreSharedPagesPinAgain(StorePinned *pinned)
 {

@@ -153,6 +153,7 @@ extern const CodecPage *StoreSharePage(OrbitStorageId storage, BlockNumber page,
 									   const CodecPage *image, StorePinned **pinned);
 extern void StoreCacheDrop(void);	/* the handle has moved */
 extern void StoreCacheViewClosed(void);
+extern void StoreCacheUnpin(void);	/* the transaction ends */
 
 /* ---- pages in shared memory (sharedpages.c) ------------------------------------------ */
 
@@ -173,6 +174,8 @@ extern bool StoreSharedPagesFind(OrbitStorageId storage, BlockNumber page, bool 
  */
 extern StorePinned *StoreSharedPagesPut(OrbitStorageId storage, BlockNumber page, uint64 generation,
 										const CodecPage *image, CodecPage *shared);
+/* May a view that has been opened since it was pinned use it still? */
+extern bool StoreSharedPagesStands(const StorePinned *pinned);
 extern void StoreSharedPagesPinAgain(StorePinned *pinned);
 extern void StoreSharedPagesUnpin(StorePinned *pinned);
 /* May the commit log be asked about every transaction that is in the page? */

@@ -81,6 +81,7 @@ AtXactEnd(XactEvent event, void *arg)
 		case XACT_EVENT_PARALLEL_ABORT:
 		case XACT_EVENT_PREPARE:
 			ForgetView();
+			StoreCacheUnpin();
 			StoreReleaseIterators();
 			StorePartsShrink();
 			break;
