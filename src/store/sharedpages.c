@@ -213,6 +213,12 @@ StoreSharedPagesStands(const StorePinned *pinned)
 	return pinned->storage != ORBIT_INVALID_STORAGE && FatesKnown(pinned->oldest);
 }
 
+bool
+StorePageFatesKnown(const StorePage *p)
+{
+	return p->pinned != NULL && FatesKnown(p->pinned->oldest);
+}
+
 void
 StoreSharedPagesPinAgain(StorePinned *pinned)
 {

@@ -150,6 +150,8 @@ typedef struct StorePage
 
 extern void StorePageRelease(StorePage *p); /* lets go of what is shared */
 extern void StorePageFree(StorePage *p);
+/* May the commit log still be asked about every transaction in a page that StoreTryPage gave? */
+extern bool StorePageFatesKnown(const StorePage *p);
 
 /*
  * The united page (arenas and RocksDB), whole as if copied.  False: no such page.  Opens and closes a view of

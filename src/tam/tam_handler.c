@@ -21,38 +21,6 @@ orbit_slot_callbacks(Relation rel)
 	return &TTSOpsOrbit;
 }
 
-/* ---- fetching by index entry ------------------------------------------------------ */
-
-/* Nothing is kept between two fetches: the store keeps the page read last. */
-static IndexFetchTableData *
-orbit_index_fetch_begin(Relation rel)
-{
-	IndexFetchTableData *fetch = palloc0(sizeof(IndexFetchTableData));
-
-	fetch->rel = rel;
-	return fetch;
-}
-
-static void
-orbit_index_fetch_reset(IndexFetchTableData *fetch)
-{
-}
-
-static void
-orbit_index_fetch_end(IndexFetchTableData *fetch)
-{
-	pfree(fetch);
-}
-
-/* One version of a row at most: versions of a row never differ in an indexed column. */
-static bool
-orbit_index_fetch_tuple(IndexFetchTableData *fetch, ItemPointer tid, Snapshot snapshot,
-						TupleTableSlot *slot, bool *call_again, bool *all_dead)
-{
-	*call_again = false;
-	return TamFetchVisible(fetch->rel, tid, snapshot, slot, all_dead);
-}
-
 /* ---- single rows, read -------------------------------------------------------------- */
 
 static bool
@@ -180,10 +148,10 @@ static const TableAmRoutine tam_routine = {
 	.parallelscan_initialize = TamParallelScanInitialize,
 	.parallelscan_reinitialize = table_block_parallelscan_reinitialize,
 
-	.index_fetch_begin = orbit_index_fetch_begin,
-	.index_fetch_reset = orbit_index_fetch_reset,
-	.index_fetch_end = orbit_index_fetch_end,
-	.index_fetch_tuple = orbit_index_fetch_tuple,
+	.index_fetch_begin = TamFetchBegin,
+	.index_fetch_reset = TamFetchReset,
+	.index_fetch_end = TamFetchEnd,
+	.index_fetch_tuple = TamFetchTuple,
 
 	.tuple_fetch_row_version = orbit_tuple_fetch_row_version,
 	.tuple_tid_valid = orbit_tuple_tid_valid,

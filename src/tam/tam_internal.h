@@ -9,6 +9,7 @@
 #include "access/relscan.h"
 #include "access/tableam.h"
 #include "access/transam.h"
+#include "access/xact.h"
 #include "commands/vacuum.h"
 #include "nodes/execnodes.h"
 #include "pgstat.h"
@@ -90,6 +91,48 @@ extern bool TamTryPage(TamScan *s, BlockNumber pageno);
 extern int	TamOpenRow(TamScan *s, int chain, StoreChain *c);
 /* The version of that row which the scan's snapshot sees. */
 extern bool TamRowVisible(TamScan *s, int chain, RowVersion *v);
+
+/*
+ * The short way for nearly every row of a page: its newest entry is a version or a delete mark that
+ * everybody sees, or one of a transaction found committed before (*seen; 0: none yet, for this snapshot).  To a
+ * serializable transaction only the frozen are of no concern, for it locks what it reads.
+ */
+static inline bool
+TamSeenAtOnce(Snapshot snapshot, const CodecEntry *e, TransactionId *seen)
+{
+	CodecKind	kind = CodecEntryKind(e);
+
+	if ((kind != CODEC_INSERT && kind != CODEC_UPDATE && kind != CODEC_DELETE) ||
+		snapshot->snapshot_type != SNAPSHOT_MVCC)
+		return false;
+	if (e->kind_flags & CODEC_FROZEN)
+		return true;
+	if (IsolationIsSerializable())
+		return false;
+	if (e->xid == *seen)
+		return true;
+	/* not to be remembered: what depends on the command */
+	if (!TransactionIdPrecedes(e->xid, snapshot->xmin) || !RowEndsAt(e, snapshot))
+		return false;
+	*seen = e->xid;
+	return true;
+}
+
+/* A version seen at once: nothing stands above it, so it has no xmax. */
+static inline void
+TamSeenVersion(const CodecEntry *e, BlockNumber page, int slot, RowVersion *v)
+{
+	*v = (RowVersion) {.entry = e, .cmax = InvalidCommandId};
+	OrbitTidSet(&v->tid, page, slot, CodecEntryKind(e) == CODEC_UPDATE ? e->tag : 0);
+}
+
+/* ---- tam_fetch.c: rows by index entry -------------------------------------------- */
+
+extern IndexFetchTableData *TamFetchBegin(Relation rel);
+extern void TamFetchReset(IndexFetchTableData *fetch);
+extern void TamFetchEnd(IndexFetchTableData *fetch);
+extern bool TamFetchTuple(IndexFetchTableData *fetch, ItemPointer tid, Snapshot snapshot,
+						  TupleTableSlot *slot, bool *call_again, bool *all_dead);
 
 /* ---- tam_sample.c: bitmap, sample and ANALYZE ---------------------------------- */
 

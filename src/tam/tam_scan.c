@@ -13,8 +13,6 @@
 #include "postgres.h"
 
 #include "access/skey.h"
-#include "access/transam.h"
-#include "access/xact.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "port/pg_bitutils.h"
@@ -372,32 +370,6 @@ TamOpenRow(TamScan *s, int chain, StoreChain *c)
 	return slot;
 }
 
-/*
- * The short way for nearly every row of a scan: its newest entry is a version or a delete mark that
- * everybody sees, or one of a transaction found committed before.  To a serializable transaction only the
- * frozen are of no concern, for it locks what it reads.
- */
-static inline bool
-SeenAtOnce(TamScan *s, Snapshot snapshot, const CodecEntry *e)
-{
-	CodecKind	kind = CodecEntryKind(e);
-
-	if ((kind != CODEC_INSERT && kind != CODEC_UPDATE && kind != CODEC_DELETE) ||
-		snapshot->snapshot_type != SNAPSHOT_MVCC)
-		return false;
-	if (e->kind_flags & CODEC_FROZEN)
-		return true;
-	if (IsolationIsSerializable())
-		return false;
-	if (e->xid == s->seen_xid)
-		return true;
-	/* not to be remembered: what depends on the command */
-	if (!TransactionIdPrecedes(e->xid, snapshot->xmin) || !RowEndsAt(e, snapshot))
-		return false;
-	s->seen_xid = e->xid;
-	return true;
-}
-
 bool
 TamRowVisible(TamScan *s, int chain, RowVersion *v)
 {
@@ -407,13 +379,11 @@ TamRowVisible(TamScan *s, int chain, RowVersion *v)
 	int			slot;
 
 	e = CodecPageChain(&s->page->page.image, chain, &slot);
-	if (SeenAtOnce(s, snapshot, e))
+	if (TamSeenAtOnce(snapshot, e, &s->seen_xid))
 	{
 		if (CodecEntryKind(e) == CODEC_DELETE)
 			return false;
-		/* nothing stands above it: no xmax */
-		*v = (RowVersion) {.entry = e, .cmax = InvalidCommandId};
-		OrbitTidSet(&v->tid, s->pageno, slot, CodecEntryKind(e) == CODEC_UPDATE ? e->tag : 0);
+		TamSeenVersion(e, s->pageno, slot, v);
 		return true;
 	}
 
