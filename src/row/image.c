@@ -14,23 +14,6 @@
 
 #include "row/row_internal.h"
 
-const char *
-RowImage(const CodecEntry *e, uint32 *len, uint32 *token)
-{
-	uint32		n = e->len;
-
-	if (e->kind_flags & CODEC_SPECULATIVE)
-	{
-		n -= sizeof(uint32);
-		if (token != NULL)
-			memcpy(token, e->payload + n, sizeof(uint32));
-	}
-	else if (token != NULL)
-		*token = 0;
-	*len = n;
-	return e->payload;
-}
-
 HeapTuple
 RowCopyImage(const char *image, uint32 len)
 {

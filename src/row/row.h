@@ -77,7 +77,22 @@ typedef struct RowVersion
 } RowVersion;
 
 /* Image of an INSERT or UPDATE entry, without a speculative token. */
-extern const char *RowImage(const CodecEntry *e, uint32 *len, uint32 *token);
+static inline const char *
+RowImage(const CodecEntry *e, uint32 *len, uint32 *token)
+{
+	uint32		n = e->len;
+
+	if (unlikely(e->kind_flags & CODEC_SPECULATIVE))
+	{
+		n -= sizeof(uint32);
+		if (token != NULL)
+			memcpy(token, e->payload + n, sizeof(uint32));
+	}
+	else if (token != NULL)
+		*token = 0;
+	*len = n;
+	return e->payload;
+}
 
 /* page NULL: the image is copied into the slot; else the slot refers to the page. */
 extern void RowStoreSlot(TupleTableSlot *slot, Relation rel, const RowVersion *v, RowPage *page);

@@ -464,7 +464,7 @@ StoreScanNext(StoreScan *s, BlockNumber *page, StorePage *out)
 {
 	static StorePage unseen;
 	StoreView	v;
-	RocksPage	r;
+	RocksPage	r = {0};
 	bool		found = false;
 
 	if (s->ended)
@@ -489,6 +489,8 @@ StoreScanNext(StoreScan *s, BlockNumber *page, StorePage *out)
 		DropIterator(s);
 	if (out == &unseen)
 		StorePageRelease(out);
+	else if (!s->ended && r.image != NULL)
+		StoreSharedPagesExpect(s->storage, s->position);
 	StoreViewClose(&v);
 	return found;
 }

@@ -33,6 +33,7 @@
 #define NO_BLOCK			PG_UINT32_MAX
 #define ALIGNMENT			64
 #define BUCKET_BYTES		4096	/* of the ring for each bucket */
+#define EXPECT_LINES		6		/* a block's head, and the directory of an ordinary page */
 #define BUCKETS				((int) (PARTITION_BYTES / BUCKET_BYTES))
 
 struct StorePinned
@@ -201,6 +202,28 @@ StoreSharedPagesFind(OrbitStorageId storage, BlockNumber page, bool mark, StoreP
 	}
 	LWLockRelease(p->lock);
 	return b != NULL;
+}
+
+/*
+ * Without the lock: the offset may be any that was ever stored here, and each lies in the ring.  Nothing is read
+ * but the bucket.
+ */
+void
+StoreSharedPagesExpect(OrbitStorageId storage, BlockNumber page)
+{
+	uint32	   *bucket;
+	Partition  *p;
+	uint32		at;
+
+	if (pages == NULL)
+		return;
+	p = FindPartition(storage, page, &bucket);
+	__builtin_prefetch(p);
+	at = *(volatile uint32 *) bucket;
+	if (at == NO_BLOCK)
+		return;
+	for (int line = 0; line < EXPECT_LINES; line++)
+		__builtin_prefetch(p->ring + at + line * 64);
 }
 
 /*

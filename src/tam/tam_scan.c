@@ -31,6 +31,9 @@
 #define PARALLEL_MIN_CHUNK		8
 #define PARALLEL_SMALL_TABLE	256
 
+/* How far ahead of the row looked at memory is fetched: measured with count(*), 4 to 12 are alike. */
+#define PREFETCH_ROWS			8
+
 /* ---- life ------------------------------------------------------------------- */
 
 static void
@@ -411,6 +414,9 @@ DecidePage(TamScan *s)
 	s->nvisible = 0;
 	for (int chain = 0; chain < n; chain++)
 	{
+		/* rows lie further apart than a processor looks ahead */
+		if (chain + PREFETCH_ROWS < n)
+			__builtin_prefetch(CodecPageChain(&s->page->page.image, chain + PREFETCH_ROWS, NULL));
 		if (TamRowVisible(s, chain, &s->visible[s->nvisible]))
 			s->nvisible++;
 	}
