@@ -490,7 +490,7 @@ StoreScanNext(StoreScan *s, BlockNumber *page, StorePage *out)
 	if (out == &unseen)
 		StorePageRelease(out);
 	else if (!s->ended && r.image != NULL)
-		StoreSharedPagesExpect(s->storage, s->position);
+		StoreSharedPagesExpect(s->storage, s->position, s->backward ? s->position - 1 : s->position + 1);
 	StoreViewClose(&v);
 	return found;
 }

@@ -206,10 +206,10 @@ StoreSharedPagesFind(OrbitStorageId storage, BlockNumber page, bool mark, StoreP
 
 /*
  * Without the lock: the offset may be any that was ever stored here, and each lies in the ring.  Nothing is read
- * but the bucket.
+ * but the bucket of the next page, which was fetched when the page before was announced.
  */
 void
-StoreSharedPagesExpect(OrbitStorageId storage, BlockNumber page)
+StoreSharedPagesExpect(OrbitStorageId storage, BlockNumber next, BlockNumber after)
 {
 	uint32	   *bucket;
 	Partition  *p;
@@ -217,8 +217,10 @@ StoreSharedPagesExpect(OrbitStorageId storage, BlockNumber page)
 
 	if (pages == NULL)
 		return;
-	p = FindPartition(storage, page, &bucket);
-	__builtin_prefetch(p);
+	(void) FindPartition(storage, after, &bucket);
+	__builtin_prefetch(bucket);
+	p = FindPartition(storage, next, &bucket);
+	__builtin_prefetch(p->lock);
 	at = *(volatile uint32 *) bucket;
 	if (at == NO_BLOCK)
 		return;

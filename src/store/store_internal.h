@@ -174,8 +174,8 @@ extern bool StoreSharedPagesFind(OrbitStorageId storage, BlockNumber page, bool 
  */
 extern StorePinned *StoreSharedPagesPut(OrbitStorageId storage, BlockNumber page, uint64 generation,
 										const CodecPage *image, CodecPage *shared);
-/* It is likely to be asked for next: brings it nearer to the processor. */
-extern void StoreSharedPagesExpect(OrbitStorageId storage, BlockNumber page);
+/* These are likely to be asked for: brings them nearer to the processor. */
+extern void StoreSharedPagesExpect(OrbitStorageId storage, BlockNumber next, BlockNumber after);
 /* May a view that has been opened since it was pinned use it still? */
 extern bool StoreSharedPagesStands(const StorePinned *pinned);
 extern void StoreSharedPagesPinAgain(StorePinned *pinned);

@@ -416,7 +416,12 @@ DecidePage(TamScan *s)
 	{
 		/* rows lie further apart than a processor looks ahead */
 		if (chain + PREFETCH_ROWS < n)
-			__builtin_prefetch(CodecPageChain(&s->page->page.image, chain + PREFETCH_ROWS, NULL));
+		{
+			const CodecEntry *ahead = CodecPageChain(&s->page->page.image, chain + PREFETCH_ROWS, NULL);
+
+			__builtin_prefetch(ahead);
+			__builtin_prefetch(&ahead->tag);
+		}
 		if (TamRowVisible(s, chain, &s->visible[s->nvisible]))
 			s->nvisible++;
 	}
