@@ -171,6 +171,22 @@ FreeTuple(TupleTableSlot *slot)
 	}
 }
 
+/* A row that is only counted need not be brought to the processor: its entry's head is read when asked for. */
+static inline void
+ReadHead(RowTupleTableSlot *rslot)
+{
+	const CodecEntry *e = rslot->unread;
+	uint32		len;
+
+	if (e == NULL)
+		return;
+	(void) RowImage(e, &len, NULL);
+	rslot->base.tupdata.t_len = ROW_IMAGE_OFFSET + len;
+	rslot->xmin = e->xid;
+	rslot->cmin = e->cid;
+	rslot->unread = NULL;
+}
+
 static void
 FillOwnHeader(RowTupleTableSlot *rslot)
 {
@@ -223,13 +239,9 @@ RowStoreSlot(TupleTableSlot *slot, Relation rel, const RowVersion *v, RowPage *p
 {
 	RowTupleTableSlot *rslot = (RowTupleTableSlot *) slot;
 	HeapTuple	tuple = &rslot->base.tupdata;
-	uint32		len;
-	const char *image = RowImage(v->entry, &len, NULL);
 
 	Assert(slot->tts_ops == &TTSOpsOrbit);
 	FreeTuple(slot);
-	rslot->xmin = v->entry->xid;
-	rslot->cmin = v->entry->cid;
 	rslot->xmax = v->xmax;
 	rslot->cmax = v->cmax;
 	rslot->has_row = true;
@@ -242,14 +254,18 @@ RowStoreSlot(TupleTableSlot *slot, Relation rel, const RowVersion *v, RowPage *p
 		if (page != NULL)
 			page->refcount++;
 	}
+	rslot->unread = v->entry;
 	if (page != NULL)
 	{
-		tuple->t_data = (HeapTupleHeader) (image - ROW_IMAGE_OFFSET);
-		tuple->t_len = ROW_IMAGE_OFFSET + len;
+		tuple->t_data = (HeapTupleHeader) (v->entry->payload - ROW_IMAGE_OFFSET);
 		Assert(PointerIsAligned(tuple->t_data, int64));
 	}
 	else
 	{
+		uint32		len;
+		const char *image = RowImage(v->entry, &len, NULL);
+
+		ReadHead(rslot);
 		CopyImage(rslot, image, len);
 		FillOwnHeader(rslot);
 	}
@@ -271,6 +287,7 @@ RowSlotStored(TupleTableSlot *slot, Relation rel, const ItemPointerData *tid,
 	{
 		RowTupleTableSlot *rslot = (RowTupleTableSlot *) slot;
 
+		ReadHead(rslot);
 		rslot->xmin = xmin;
 		rslot->cmin = cmin;
 		rslot->xmax = xmax;
@@ -323,6 +340,7 @@ orbit_slot_clear(TupleTableSlot *slot)
 	ItemPointerSetInvalid(&slot->tts_tid);
 	rslot->base.tuple = NULL;
 	rslot->base.off = 0;
+	rslot->unread = NULL;
 	rslot->has_row = false;
 }
 
@@ -373,6 +391,7 @@ orbit_slot_getsysattr(TupleTableSlot *slot, int attnum, bool *isnull)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot retrieve a system column in this context")));
+	ReadHead(rslot);
 	*isnull = false;
 	switch (attnum)
 	{
@@ -401,6 +420,7 @@ MakeTuple(TupleTableSlot *slot)
 	MemoryContext old;
 	HeapTuple	tuple;
 
+	ReadHead(rslot);
 	if (rslot->base.tuple != NULL)
 	{
 		CopyImage(rslot, TupleImage(rslot->base.tuple),
@@ -451,6 +471,7 @@ orbit_slot_copyslot(TupleTableSlot *dst, TupleTableSlot *src)
 	{
 		if (rsrc->base.tuple == NULL)
 			orbit_slot_materialize(src);
+		ReadHead(rsrc);
 		from = rsrc->base.tuple;
 		rdst->xmin = rsrc->xmin;
 		rdst->xmax = rsrc->xmax;
@@ -511,6 +532,7 @@ orbit_slot_copy_heap_tuple(TupleTableSlot *slot)
 	Assert(!TTS_EMPTY(slot));
 	if (rslot->base.tuple == NULL)
 		orbit_slot_materialize(slot);
+	ReadHead(rslot);
 	from = rslot->base.tuple;
 	copy = RowCopyImage(TupleImage(from), from->t_len - ROW_IMAGE_OFFSET);
 	if (rslot->has_row)
@@ -530,6 +552,7 @@ orbit_slot_copy_minimal_tuple(TupleTableSlot *slot)
 	Assert(!TTS_EMPTY(slot));
 	if (rslot->base.tuple == NULL)
 		orbit_slot_materialize(slot);
+	ReadHead(rslot);
 	/* of the header only t_infomask2 and what follows counts */
 	return minimal_tuple_from_heap_tuple(rslot->base.tuple);
 }

@@ -148,6 +148,7 @@ StorePageRelease(StorePage *p)
 	StorePinned *pinned = p->pinned;
 
 	p->pinned = NULL;
+	p->plain = false;
 	p->image.data = NULL;
 	if (pinned != NULL)
 		StoreSharedPagesUnpin(pinned);
@@ -231,6 +232,7 @@ StorePartsUnite(StoreParts *p, const StoreRocksPart *rocks, bool checked,
 	{
 		StoreSharedPagesPinAgain(rocks->pinned);
 		out->pinned = rocks->pinned;
+		out->plain = StoreSharedPagesPlain(rocks->pinned);
 		out->image = *rocks->image;
 		return true;
 	}

@@ -46,6 +46,7 @@ struct StorePinned
 	TransactionId oldest;		/* whose fate a reader could ask for, or invalid */
 	uint16		nchains;
 	bool		exists;			/* false: RocksDB has no such page */
+	bool		plain;			/* see StorePage */
 	pg_atomic_uint32 used;
 	pg_atomic_uint32 pins;
 };
@@ -239,6 +240,12 @@ StoreSharedPagesStands(const StorePinned *pinned)
 }
 
 bool
+StoreSharedPagesPlain(const StorePinned *pinned)
+{
+	return pinned->plain;
+}
+
+bool
 StorePageFatesKnown(const StorePage *p)
 {
 	return p->pinned != NULL && FatesKnown(p->pinned->oldest);
@@ -325,7 +332,7 @@ MakeSpace(Partition *p, uint32 size)
 
 static Block *
 Insert(Partition *p, uint32 *bucket, OrbitStorageId storage, BlockNumber page,
-	   TransactionId oldest, const CodecPage *image)
+	   TransactionId oldest, bool plain, const CodecPage *image)
 {
 	uint32		len = image != NULL ? image->size : 0;
 	Block	   *b = Find(p, bucket, storage, page);
@@ -342,6 +349,7 @@ Insert(Partition *p, uint32 *bucket, OrbitStorageId storage, BlockNumber page,
 	b->len = len;
 	b->exists = image != NULL;
 	b->oldest = oldest;
+	b->plain = plain;
 	if (image != NULL)
 	{
 		b->nchains = image->nchains;
@@ -354,9 +362,11 @@ Insert(Partition *p, uint32 *bucket, OrbitStorageId storage, BlockNumber page,
 
 /* The oldest transaction whose fate somebody who reads the page could ask for. */
 static TransactionId
-OldestAsked(const CodecPage *page)
+OldestAsked(const CodecPage *page, bool *plain)
 {
 	TransactionId oldest = InvalidTransactionId;
+
+	*plain = true;
 
 	for (int chain = 0; chain < page->nchains; chain++)
 	{
@@ -366,6 +376,8 @@ OldestAsked(const CodecPage *page)
 		{
 			CodecKind	kind = CodecEntryKind(e);
 
+			if (kind != CODEC_INSERT || !(e->kind_flags & CODEC_FROZEN))
+				*plain = false;
 			if (kind == CODEC_DEADSLOT || (e->kind_flags & CODEC_FROZEN) || !TransactionIdIsNormal(e->xid))
 				continue;
 			if (!TransactionIdIsValid(oldest) || TransactionIdPrecedes(e->xid, oldest))
@@ -378,26 +390,30 @@ OldestAsked(const CodecPage *page)
 bool
 StoreFatesKnown(const CodecPage *page)
 {
-	return FatesKnown(OldestAsked(page));
+	bool		plain;
+
+	return FatesKnown(OldestAsked(page, &plain));
 }
 
 StorePinned *
 StoreSharedPagesPut(OrbitStorageId storage, BlockNumber page, uint64 generation,
 					const CodecPage *image, CodecPage *shared)
 {
-	TransactionId oldest;
+	TransactionId oldest = InvalidTransactionId;
+	bool		plain = false;
 	uint32	   *bucket;
 	Partition  *p;
 	Block	   *b = NULL;
 
 	if (pages == NULL || (image != NULL && image->size > STORE_LARGEST_SHARED))
 		return NULL;
-	oldest = image != NULL ? OldestAsked(image) : InvalidTransactionId;
+	if (image != NULL)
+		oldest = OldestAsked(image, &plain);
 	OrbitStopPoint("shared_page_put");
 	p = FindPartition(storage, page, &bucket);
 	LWLockAcquire(p->lock, LW_EXCLUSIVE);
 	if (generation >= pg_atomic_read_u64(&pages->since))
-		b = Insert(p, bucket, storage, page, oldest, image);
+		b = Insert(p, bucket, storage, page, oldest, plain, image);
 	if (b != NULL && b->exists && image != NULL)
 		Pin(b, shared);
 	else

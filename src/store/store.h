@@ -144,6 +144,7 @@ typedef struct StorePinned StorePinned;
 typedef struct StorePage
 {
 	CodecPage	image;
+	bool		plain;			/* every row is one frozen INSERT: all of them are seen by everybody */
 	CodecBuf	buf;			/* its memory is kept for the next page */
 	StorePinned *pinned;
 } StorePage;

@@ -178,6 +178,7 @@ extern StorePinned *StoreSharedPagesPut(OrbitStorageId storage, BlockNumber page
 extern void StoreSharedPagesExpect(OrbitStorageId storage, BlockNumber next, BlockNumber after);
 /* May a view that has been opened since it was pinned use it still? */
 extern bool StoreSharedPagesStands(const StorePinned *pinned);
+extern bool StoreSharedPagesPlain(const StorePinned *pinned);	/* see StorePage */
 extern void StoreSharedPagesPinAgain(StorePinned *pinned);
 extern void StoreSharedPagesUnpin(StorePinned *pinned);
 /* May the commit log be asked about every transaction that is in the page? */

@@ -404,6 +404,19 @@ DecidesByPage(const TamScan *s)
 	return s->base.rs_snapshot->snapshot_type == SNAPSHOT_MVCC;
 }
 
+/* Rows lie further apart than a processor looks ahead by itself. */
+static inline void
+LookAhead(TamScan *s, int chain)
+{
+	if (chain >= 0 && chain < s->page->page.image.nchains)
+	{
+		const CodecEntry *e = CodecPageChain(&s->page->page.image, chain, NULL);
+
+		__builtin_prefetch(e);
+		__builtin_prefetch(&e->tag);
+	}
+}
+
 static void
 DecidePage(TamScan *s)
 {
@@ -414,38 +427,51 @@ DecidePage(TamScan *s)
 	s->nvisible = 0;
 	for (int chain = 0; chain < n; chain++)
 	{
-		/* rows lie further apart than a processor looks ahead */
-		if (chain + PREFETCH_ROWS < n)
-		{
-			const CodecEntry *ahead = CodecPageChain(&s->page->page.image, chain + PREFETCH_ROWS, NULL);
-
-			__builtin_prefetch(ahead);
-			__builtin_prefetch(&ahead->tag);
-		}
+		LookAhead(s, chain + PREFETCH_ROWS);
 		if (TamRowVisible(s, chain, &s->visible[s->nvisible]))
 			s->nvisible++;
 	}
 	s->chain = s->backward ? s->nvisible : -1;
 }
 
+/* A row that everybody sees, and that is not looked at unless the query does so. */
+static bool
+NextPlain(TamScan *s, int step, bool looks, RowVersion *v)
+{
+	const CodecEntry *e;
+	int			slot;
+
+	s->chain += step;
+	if (s->chain < 0 || s->chain >= s->page->page.image.nchains)
+		return false;
+	if (looks)
+		LookAhead(s, s->chain + step * PREFETCH_ROWS);
+	e = CodecPageChain(&s->page->page.image, s->chain, &slot);
+	*v = (RowVersion) {.entry = e, .cmax = InvalidCommandId};
+	OrbitTidSet(&v->tid, s->pageno, slot, 0);
+	return true;
+}
+
 /* The next visible row of the page, in this direction. */
 static bool
-NextOfPage(TamScan *s, int step, RowVersion *v)
+NextOfPage(TamScan *s, int step, bool looks, RowVersion *v)
 {
-	if (DecidesByPage(s))
+	if (!DecidesByPage(s))
 	{
-		s->chain += step;
-		if (s->chain < 0 || s->chain >= s->nvisible)
-			return false;
-		*v = s->visible[s->chain];
-		return true;
+		for (s->chain += step; s->chain >= 0 && s->chain < s->page->page.image.nchains; s->chain += step)
+		{
+			if (TamRowVisible(s, s->chain, v))
+				return true;
+		}
+		return false;
 	}
-	for (s->chain += step; s->chain >= 0 && s->chain < s->page->page.image.nchains; s->chain += step)
-	{
-		if (TamRowVisible(s, s->chain, v))
-			return true;
-	}
-	return false;
+	if (s->page->page.plain)
+		return NextPlain(s, step, looks, v);
+	s->chain += step;
+	if (s->chain < 0 || s->chain >= s->nvisible)
+		return false;
+	*v = s->visible[s->chain];
+	return true;
 }
 
 /* Steps to the next visible row.  The slot lets go of the page before it is replaced. */
@@ -454,13 +480,14 @@ NextVersion(TamScan *s, bool backward, TupleTableSlot *slot, RowVersion *v)
 {
 	for (;;)
 	{
-		if (s->page_valid && NextOfPage(s, backward ? -1 : 1, v))
+		/* columns of the row before have been read: so will this one's be */
+		if (s->page_valid && NextOfPage(s, backward ? -1 : 1, slot->tts_nvalid > 0, v))
 			return true;
 		s->page_valid = false;
 		ExecClearTuple(slot);
 		if (!TamNextPage(s, backward))
 			return false;
-		if (DecidesByPage(s))
+		if (DecidesByPage(s) && !s->page->page.plain)
 			DecidePage(s);
 	}
 }
