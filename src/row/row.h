@@ -97,6 +97,9 @@ RowImage(const CodecEntry *e, uint32 *len, uint32 *token)
 
 /* page NULL: the image is copied into the slot; else the slot refers to the page. */
 extern void RowStoreSlot(TupleTableSlot *slot, Relation rel, const RowVersion *v, RowPage *page);
+/* A row of a plain page (StorePage).  Its entry is not read yet. */
+extern void RowStorePlain(TupleTableSlot *slot, Relation rel, const CodecEntry *e, BlockNumber pageno,
+						  int slotno, RowPage *page);
 
 /*
  * Forms the image to store from any kind of slot: fills in missing attributes, flattens, toasts

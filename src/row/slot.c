@@ -278,6 +278,35 @@ RowStoreSlot(TupleTableSlot *slot, Relation rel, const RowVersion *v, RowPage *p
 }
 
 void
+RowStorePlain(TupleTableSlot *slot, Relation rel, const CodecEntry *e, BlockNumber pageno, int slotno,
+			  RowPage *page)
+{
+	RowTupleTableSlot *rslot = (RowTupleTableSlot *) slot;
+	HeapTuple	tuple = &rslot->base.tupdata;
+
+	Assert(slot->tts_ops == &TTSOpsOrbit);
+	FreeTuple(slot);
+	if (page != rslot->page)
+	{
+		DropPage(rslot);
+		rslot->page = page;
+		page->refcount++;
+	}
+	rslot->xmax = InvalidTransactionId;
+	rslot->cmax = InvalidCommandId;
+	rslot->has_row = true;
+	rslot->unread = e;
+	tuple->t_data = (HeapTupleHeader) (e->payload - ROW_IMAGE_OFFSET);
+	slot->tts_tableOid = tuple->t_tableOid = RelationGetRelid(rel);
+	OrbitTidSet(&tuple->t_self, pageno, slotno, 0);
+	OrbitTidSet(&slot->tts_tid, pageno, slotno, 0);
+	rslot->base.tuple = tuple;
+	rslot->base.off = 0;
+	slot->tts_nvalid = 0;
+	slot->tts_flags &= ~TTS_FLAG_EMPTY;
+}
+
+void
 RowSlotStored(TupleTableSlot *slot, Relation rel, const ItemPointerData *tid,
 			  TransactionId xmin, CommandId cmin, TransactionId xmax)
 {

@@ -49,7 +49,8 @@ typedef struct TamScan
 	BlockNumber pageno;
 	bool		page_valid;
 	int			chain;			/* index of the row last looked at in page */
-	RowVersion *visible;		/* of page: what the snapshot sees, by chain; NULL: not yet needed */
+	bool		plain;			/* all of page's rows are seen, and frozen */
+	RowVersion *visible;		/* of page, otherwise: what the snapshot sees, by chain; NULL: not yet needed */
 	int			nvisible;
 	TransactionId seen_xid;		/* committed before the snapshot; 0: none known */
 

@@ -434,27 +434,30 @@ DecidePage(TamScan *s)
 	s->chain = s->backward ? s->nvisible : -1;
 }
 
-/* A row that everybody sees, and that is not looked at unless the query does so. */
+/*
+ * The next row of a page of which everybody sees every row.  It is not looked at unless the query does so; columns of
+ * the row before have been read, so this one's are likely to be.
+ */
 static bool
-NextPlain(TamScan *s, int step, bool looks, RowVersion *v)
+NextPlain(TamScan *s, int step, TupleTableSlot *slot)
 {
+	bool		looks = slot->tts_nvalid > 0;
 	const CodecEntry *e;
-	int			slot;
+	int			slotno;
 
 	s->chain += step;
 	if (s->chain < 0 || s->chain >= s->page->page.image.nchains)
 		return false;
 	if (looks)
 		LookAhead(s, s->chain + step * PREFETCH_ROWS);
-	e = CodecPageChain(&s->page->page.image, s->chain, &slot);
-	*v = (RowVersion) {.entry = e, .cmax = InvalidCommandId};
-	OrbitTidSet(&v->tid, s->pageno, slot, 0);
+	e = CodecPageChain(&s->page->page.image, s->chain, &slotno);
+	RowStorePlain(slot, s->rel, e, s->pageno, slotno, s->page);
 	return true;
 }
 
 /* The next visible row of the page, in this direction. */
 static bool
-NextOfPage(TamScan *s, int step, bool looks, RowVersion *v)
+NextOfPage(TamScan *s, int step, RowVersion *v)
 {
 	if (!DecidesByPage(s))
 	{
@@ -465,8 +468,6 @@ NextOfPage(TamScan *s, int step, bool looks, RowVersion *v)
 		}
 		return false;
 	}
-	if (s->page->page.plain)
-		return NextPlain(s, step, looks, v);
 	s->chain += step;
 	if (s->chain < 0 || s->chain >= s->nvisible)
 		return false;
@@ -476,18 +477,27 @@ NextOfPage(TamScan *s, int step, bool looks, RowVersion *v)
 
 /* Steps to the next visible row.  The slot lets go of the page before it is replaced. */
 static bool
-NextVersion(TamScan *s, bool backward, TupleTableSlot *slot, RowVersion *v)
+NextVersion(TamScan *s, bool backward, TupleTableSlot *slot)
 {
+	int			step = backward ? -1 : 1;
+
 	for (;;)
 	{
-		/* columns of the row before have been read: so will this one's be */
-		if (s->page_valid && NextOfPage(s, backward ? -1 : 1, slot->tts_nvalid > 0, v))
+		RowVersion	v;
+
+		if (s->page_valid && s->plain && NextPlain(s, step, slot))
 			return true;
+		if (s->page_valid && !s->plain && NextOfPage(s, step, &v))
+		{
+			RowStoreSlot(slot, s->rel, &v, s->page);
+			return true;
+		}
 		s->page_valid = false;
 		ExecClearTuple(slot);
 		if (!TamNextPage(s, backward))
 			return false;
-		if (DecidesByPage(s) && !s->page->page.plain)
+		s->plain = DecidesByPage(s) && s->page->page.plain;
+		if (DecidesByPage(s) && !s->plain)
 			DecidePage(s);
 	}
 }
@@ -515,15 +525,12 @@ KeysMatch(TamScan *s, TupleTableSlot *slot)
 static bool
 NextSlot(TamScan *s, bool backward, TupleTableSlot *slot, bool in_range)
 {
-	RowVersion	v;
-
-	while (NextVersion(s, backward, slot, &v))
+	while (NextVersion(s, backward, slot))
 	{
 		if (in_range &&
-			(ItemPointerCompare(&v.tid, &s->base.rs_mintid) < 0 ||
-			 ItemPointerCompare(&v.tid, &s->base.rs_maxtid) > 0))
+			(ItemPointerCompare(&slot->tts_tid, &s->base.rs_mintid) < 0 ||
+			 ItemPointerCompare(&slot->tts_tid, &s->base.rs_maxtid) > 0))
 			continue;
-		RowStoreSlot(slot, s->rel, &v, s->page);
 		if (s->base.rs_nkeys > 0 && !KeysMatch(s, slot))
 			continue;
 		pgstat_count_heap_getnext(s->rel);
