@@ -92,6 +92,8 @@ extern bool TamTryPage(TamScan *s, BlockNumber pageno);
 extern int	TamOpenRow(TamScan *s, int chain, StoreChain *c);
 /* The version of that row which the scan's snapshot sees. */
 extern bool TamRowVisible(TamScan *s, int chain, RowVersion *v);
+/* That row, of a plain page. */
+extern void TamStorePlain(TamScan *s, int chain, TupleTableSlot *slot);
 
 /*
  * The short way for nearly every row of a page: its newest entry is a version or a delete mark that
@@ -158,6 +160,7 @@ extern bool TamSampleMap(TamScan *s, StorePageMap *map);
 
 /* A stand-in for rel, palloc'ed, whose blocks may all be prefetched. */
 extern Relation TamPrefetchProxy(Relation rel);
+extern void TamPrefetchInit(void);	/* TamInit */
 
 /* ---- tam_index.c ------------------------------------------------------------------- */
 

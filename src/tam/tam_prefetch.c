@@ -8,6 +8,9 @@
  * open: each of them is one descriptor of a small file.  A prefetch then ends in a
  * posix_fadvise far behind that file's end, which does nothing.
  *
+ * Even so each request is a system call.  A bitmap heap scan makes none if it is told so before it begins, which
+ * an executor hook does.
+ *
  * The copy is good for what PostgreSQL does with scan->rs_rd: calling the table access method
  * through rd_tableam, reading the oid and rd_rel (which the relation cache updates in
  * place), prefetching.  It must not be used for anything else.
@@ -17,6 +20,8 @@
 #include <fcntl.h>
 
 #include "catalog/pg_tablespace_d.h"
+#include "executor/executor.h"
+#include "nodes/nodeFuncs.h"
 #include "storage/fd.h"
 #include "storage/smgr.h"
 
@@ -36,6 +41,7 @@ typedef struct PrefetchSegment
 #define PREFETCH_SEGMENTS	((int) (((uint64) MaxBlockNumber + 1) / RELSEG_SIZE + 1))
 #define PREFETCH_FILE		"PG_VERSION"	/* always there, never written */
 
+static ExecutorStart_hook_type prev_ExecutorStart = NULL;
 static SMgrRelationData prefetch_smgr;
 static PrefetchSegment *prefetch_segments = NULL;
 
@@ -86,4 +92,37 @@ TamPrefetchProxy(Relation rel)
 	*proxy = *rel;
 	proxy->rd_smgr = &prefetch_smgr;
 	return proxy;
+}
+
+/* ---- bitmap heap scans --------------------------------------------------------------- */
+
+static bool
+StopPrefetch(PlanState *state, void *context)
+{
+	if (IsA(state, BitmapHeapScanState))
+	{
+		BitmapHeapScanState *scan = (BitmapHeapScanState *) state;
+
+		if (scan->ss.ss_currentRelation->rd_tableam == TamRoutine())
+			scan->prefetch_maximum = 0;
+	}
+	return planstate_tree_walker(state, StopPrefetch, context);
+}
+
+static void
+TamExecutorStart(QueryDesc *queryDesc, int eflags)
+{
+	if (prev_ExecutorStart)
+		prev_ExecutorStart(queryDesc, eflags);
+	else
+		standard_ExecutorStart(queryDesc, eflags);
+	if (queryDesc->planstate != NULL)
+		(void) StopPrefetch(queryDesc->planstate, NULL);
+}
+
+void
+TamPrefetchInit(void)
+{
+	prev_ExecutorStart = ExecutorStart_hook;
+	ExecutorStart_hook = TamExecutorStart;
 }

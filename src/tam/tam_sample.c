@@ -92,9 +92,12 @@ BitmapNextOfPage(TamScan *s, TBMIterateResult *tbmres, TupleTableSlot *slot)
 
 	while (s->page_valid && BitmapNextChain(s, tbmres))
 	{
-		if (!TamRowVisible(s, s->chain, &v))
+		if (s->plain)
+			TamStorePlain(s, s->chain, slot);
+		else if (TamRowVisible(s, s->chain, &v))
+			RowStoreSlot(slot, s->rel, &v, s->page);
+		else
 			continue;
-		RowStoreSlot(slot, s->rel, &v, s->page);
 		return true;
 	}
 	return false;

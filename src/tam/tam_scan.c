@@ -163,9 +163,20 @@ PageBuffer(TamScan *s)
 	return &s->page->page;
 }
 
+/*
+ * A whole page is decided on when it is read, as heap does: a cursor may stand in it for so long that the
+ * commit log forgets its transactions.  Other snapshots than MVCC's see what happens meanwhile.
+ */
+static bool
+DecidesByPage(const TamScan *s)
+{
+	return s->base.rs_snapshot != NULL && s->base.rs_snapshot->snapshot_type == SNAPSHOT_MVCC;
+}
+
 static void
 OpenPage(TamScan *s)
 {
+	s->plain = s->page->page.plain && DecidesByPage(s);
 	s->page_valid = true;
 	s->chain = s->backward ? s->page->page.image.nchains : -1;
 }
@@ -394,14 +405,13 @@ TamRowVisible(TamScan *s, int chain, RowVersion *v)
 	return RowVisible(&c, s->rel, snapshot, v, NULL);
 }
 
-/*
- * A whole page is decided on when it is read, as heap does: a cursor may stand in it for so long that the
- * commit log forgets its transactions.  Other snapshots than MVCC's see what happens meanwhile.
- */
-static bool
-DecidesByPage(const TamScan *s)
+void
+TamStorePlain(TamScan *s, int chain, TupleTableSlot *slot)
 {
-	return s->base.rs_snapshot->snapshot_type == SNAPSHOT_MVCC;
+	int			slotno;
+	const CodecEntry *e = CodecPageChain(&s->page->page.image, chain, &slotno);
+
+	RowStorePlain(slot, s->rel, e, s->pageno, slotno, s->page);
 }
 
 /* Rows lie further apart than a processor looks ahead by itself. */
@@ -442,16 +452,13 @@ static bool
 NextPlain(TamScan *s, int step, TupleTableSlot *slot)
 {
 	bool		looks = slot->tts_nvalid > 0;
-	const CodecEntry *e;
-	int			slotno;
 
 	s->chain += step;
 	if (s->chain < 0 || s->chain >= s->page->page.image.nchains)
 		return false;
 	if (looks)
 		LookAhead(s, s->chain + step * PREFETCH_ROWS);
-	e = CodecPageChain(&s->page->page.image, s->chain, &slotno);
-	RowStorePlain(slot, s->rel, e, s->pageno, slotno, s->page);
+	TamStorePlain(s, s->chain, slot);
 	return true;
 }
 
@@ -496,7 +503,6 @@ NextVersion(TamScan *s, bool backward, TupleTableSlot *slot)
 		ExecClearTuple(slot);
 		if (!TamNextPage(s, backward))
 			return false;
-		s->plain = DecidesByPage(s) && s->page->page.plain;
 		if (DecidesByPage(s) && !s->plain)
 			DecidePage(s);
 	}

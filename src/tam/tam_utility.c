@@ -212,4 +212,5 @@ TamInit(void)
 	ProcessUtility_hook = TamProcessUtility;
 	prev_ExecutorRun = ExecutorRun_hook;
 	ExecutorRun_hook = TamExecutorRun;
+	TamPrefetchInit();
 }
