@@ -13,7 +13,7 @@ from .measure import DATABASES, Run
 from .myrocks import WORKLOADS as ON_MYROCKS, MyRocks, installed
 from .server import Failure, Server
 
-CONF = ['shared_buffers = 1GB', 'max_wal_size = 16GB', 'checkpoint_timeout = 30min', 'max_connections = 150', 'jit = off',
+CONF = ['shared_buffers = 1GB', "orbit.page_cache_size = '1GB'", 'max_wal_size = 16GB', 'checkpoint_timeout = 30min', 'max_connections = 150', 'jit = off',
         "statement_timeout = '60min'", 'log_checkpoints = off']
 
 

@@ -14,7 +14,7 @@ def buffers(settings):
     """Options for the postmaster, and words: shared memory is a part of the limit."""
     limit = size_bytes(settings.large_memory) >> 10
     sizes = {'shared_buffers': max(limit // 8, 1024), 'orbit.write_buffer_size': max(limit // 32, 256),
-             'orbit.block_cache_size': max(limit // 64, 1024)}
+             'orbit.page_cache_size': max(limit // 8, 2048), 'orbit.block_cache_size': max(limit // 64, 1024)}
     return (' '.join(f'-c {name}={size}kB' for name, size in sizes.items()),
             ', '.join(f'{name} {size} kB' for name, size in sizes.items()))
 

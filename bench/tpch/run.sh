@@ -5,7 +5,7 @@
 #
 # Both have room for the data in memory: heap in shared_buffers, orbit in each backend's block cache.  A query is one process:
 # a parallel query's workers begin with an empty block cache on orbit, and what they gain depends on what else the machine does.
-# CONF="max_parallel_workers_per_gather = 2" and CONF="orbit.block_cache_size = '32MB'" measure it otherwise.
+# CONF="max_parallel_workers_per_gather = 2" and CONF="orbit.page_cache_size = '128MB'" measure it otherwise.
 #
 #   SCALE=0.1     TPC-H's scale factor; up to 0.45 ANALYZE can read every row
 #   ROUNDS=5      sessions that run each query twice, on each in turn; the median of second times counts
@@ -86,7 +86,7 @@ compare()						# compare STAGE [VARIABLE=VALUE...]
 	cp "$results"/*.heap "$results"/*.orbit "$RESULTS/" 2>/dev/null
 }
 
-make_server data 'shared_buffers = 1GB' "orbit.block_cache_size = '512MB'" 'max_parallel_workers_per_gather = 0' \
+make_server data 'shared_buffers = 1GB' "orbit.page_cache_size = '1GB'" 'max_parallel_workers_per_gather = 0' \
 	'max_wal_size = 8GB' 'checkpoint_timeout = 15min' 'autovacuum = off' 'synchronize_seqscans = off'
 start data
 for am in heap orbit; do

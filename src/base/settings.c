@@ -16,7 +16,7 @@ char	   *orbit_data_directory = NULL;
 int			orbit_write_buffer_size = 64 * 1024;
 int			orbit_max_write_buffers = 4;
 int			orbit_page_cache_size = 128 * 1024;
-int			orbit_block_cache_size = 32 * 1024;
+int			orbit_block_cache_size = 8 * 1024;
 int			orbit_max_background_jobs = 2;
 int			orbit_compression = ORBIT_COMPRESSION_LZ4;
 int			orbit_bottommost_compression = ORBIT_COMPRESSION_ZSTD;
@@ -121,11 +121,12 @@ OrbitDefineSettings(bool preload)
 	DefineInt("orbit.page_cache_size",
 			  "Size of the cache of pages in shared memory.",
 			  "What shared_buffers is to heap tables.",
-			  &orbit_page_cache_size, 128 * 1024, 0, 1024 * 1024 * 1024,
+			  &orbit_page_cache_size, 128 * 1024, ORBIT_PAGE_PARTITION_KB, 1024 * 1024 * 1024,
 			  PGC_POSTMASTER, GUC_UNIT_KB);
 	DefineInt("orbit.block_cache_size",
 			  "Size of RocksDB's block cache, in the storage worker and in each backend.",
-			  NULL, &orbit_block_cache_size, 32 * 1024, 1024, INT_MAX / 2,
+			  "What is not in the page cache is read through it; indexes and filters of files take the most of it.",
+			  &orbit_block_cache_size, 8 * 1024, 1024, INT_MAX / 2,
 			  PGC_POSTMASTER, GUC_UNIT_KB);
 	DefineInt("orbit.max_background_jobs", "Number of RocksDB's compaction threads.",
 			  NULL, &orbit_max_background_jobs, 2, 1, 64, PGC_POSTMASTER, 0);
@@ -180,8 +181,7 @@ OrbitRequestLocks(void)
 	RequestNamedLWLockTranche("orbit_row", ORBIT_ROW_LOCKS);
 	RequestNamedLWLockTranche("orbit_storage", ORBIT_STORAGE_LOCKS);
 	RequestNamedLWLockTranche("orbit_unique", ORBIT_UNIQUE_LOCKS);
-	if (OrbitPagePartitions() > 0)
-		RequestNamedLWLockTranche("orbit_page", OrbitPagePartitions());
+	RequestNamedLWLockTranche("orbit_page", OrbitPagePartitions());
 }
 
 void
@@ -190,6 +190,5 @@ OrbitAttachLocks(void)
 	orbit_switch_locks = GetNamedLWLockTranche("orbit_switch");
 	orbit_row_locks = GetNamedLWLockTranche("orbit_row");
 	orbit_storage_locks = GetNamedLWLockTranche("orbit_storage");
-	if (OrbitPagePartitions() > 0)
-		orbit_page_locks = GetNamedLWLockTranche("orbit_page");
+	orbit_page_locks = GetNamedLWLockTranche("orbit_page");
 }

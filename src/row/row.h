@@ -60,7 +60,7 @@ typedef struct RowTupleTableSlot
 	CommandId	cmin;
 	CommandId	cmax;
 	RowPage    *page;			/* image's page, when the slot holds a reference */
-	const CodecEntry *unread;	/* in the page: xmin, cmin and the tuple's length are still to be taken from it */
+	const CodecEntry *unread;	/* in the page: what xmin, cmin and the tuple's length are to be taken from */
 	char	   *own;			/* or the slot's own copy, a whole heap tuple header */
 	Size		own_size;		/* and the image; kept between rows */
 	bool		has_row;		/* image and xmin.. are a stored row's */

@@ -171,7 +171,7 @@ FreeTuple(TupleTableSlot *slot)
 	}
 }
 
-/* A row that is only counted need not be brought to the processor: its entry's head is read when asked for. */
+/* A row that is only counted is not brought to the processor: its entry's head is read when asked for. */
 static inline void
 ReadHead(RowTupleTableSlot *rslot)
 {

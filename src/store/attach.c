@@ -86,8 +86,6 @@ StoreKvOptions(KvOptions *o, bool primary)
 {
 	memset(o, 0, sizeof(*o));
 	o->block_cache_bytes = (uint64) orbit_block_cache_size * 1024;
-	if (!primary)
-		o->block_cache_bytes -= STORE_PAGE_CACHE_BYTES;
 	o->target_file_bytes = 0;
 	o->max_background_jobs = orbit_max_background_jobs;
 	o->compression = orbit_compression;

@@ -1,11 +1,11 @@
 /*
  * pagecache.c: RocksDB's pages for the open view.
  *
- * Nearly all of them lie in shared memory (sharedpages.c), pinned until the view is closed; the last few stay pinned
- * for the next view until the transaction ends, for who reads a row is likely to read its neighbour.  The rest, pages
- * that are too large for it or that it has no place for, are kept here: everything was read while the process's
- * handle stood at one generation; when the handle moves all of it goes.  So a view may use it iff its own
- * pin.generation is not above that: every arena released before the pin is in the page.
+ * Nearly all of them lie in shared memory (sharedpages.c), pinned until the view is closed; the last few stay
+ * pinned for the next view until the transaction ends, for who reads a row is likely to read its neighbour.
+ * The rest, pages that are too large for it or that it has no place for, are kept here: everything was read
+ * while the process's handle stood at one generation; when the handle moves all of it goes. So a view may use
+ * it iff its own pin.generation is not above that: every arena released before the pin is in the page.
  *
  * A page used by the open view lives until that is closed, even if it has been dropped
  * meanwhile.  What is kept afterwards is bounded in bytes, least recently used first, but for

@@ -449,8 +449,8 @@ TakePage(StoreScan *s, StoreView *v, BlockNumber page, const RocksPage *r, Store
 }
 
 /*
- * An iterator may be older than the last VACUUM, which froze what its files still have as it was.  Where the commit
- * log has been truncated since then, the page is read again from the files as they are now.
+ * An iterator may be older than the last VACUUM, which froze what its files still have as it was.  Where the
+ * commit log has been truncated since then, the page is read again from the files as they are now.
  */
 static bool
 IsOutdated(StoreScan *s, StoreView *v, const RocksPage *r, const StorePage *out)

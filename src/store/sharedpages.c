@@ -7,20 +7,21 @@
  *
  * An entry is a page as RocksDB had it at some generation.  Whatever view finds it may use it:
  *
- *	not too old		When a write buffer reaches RocksDB at generation g, `since` is raised to g, then the entries of
- *					its pages go, and only then is g required of views (MembufRelease).  Who inserts compares
- *					`since` with the generation of what he read, under the partition's lock: if he saw an old
- *					value, the lock was his before the flush took it to remove the page.
+ *	not too old		When a write buffer reaches RocksDB at generation g, `since` is raised to g, then the
+ *					entries of its pages go, and only then is g required of views (MembufRelease).  Who
+ *					inserts compares `since` with the generation of what he read, under the partition's
+ *					lock: if he saw an old value, the lock was his before the flush took it to remove the
+ *					page.
  *	not too new		What RocksDB has and a view's buffers have as well counts once, as always (README.md).
  *	pruned since	What a compaction drops nobody can see; an entry may have it still.  But the fates of old
  *					transactions are forgotten once VACUUM has made sure that no file asks for them, and an
  *					entry could: each carries the oldest transaction id that it could ask for, and is not used
  *					when the commit log may not know that one any more.
  *
- * A partition is a ring of blocks that fill its memory from end to end.  Space is made by going round it: what has
- * been used since the last time round stays, once; what is pinned stays in any case, found or not.  A pin is taken
- * under the partition's lock and let go without it; blocks are only made of others under the exclusive lock, when
- * their pins are none.
+ * A partition is a ring of blocks that fill its memory from end to end. Space is made by going round it: what
+ * has been used since the last time round stays, once; what is pinned stays in any case, found or not.  A pin
+ * is taken under the partition's lock and let go without it; blocks are only made of others under the
+ * exclusive lock, when their pins are none.
  */
 #include "postgres.h"
 
@@ -125,8 +126,6 @@ StoreSharedPagesShmemInit(void)
 	bool		found;
 	char	   *ring;
 
-	if (OrbitPagePartitions() == 0)
-		return;
 	pages = ShmemInitStruct("orbit pages", StoreSharedPagesShmemSize(), &found);
 	if (found)
 		return;
@@ -180,15 +179,14 @@ Pin(Block *b, CodecPage *image)
 }
 
 bool
-StoreSharedPagesFind(OrbitStorageId storage, BlockNumber page, bool mark, StorePinned **pinned, CodecPage *image)
+StoreSharedPagesFind(OrbitStorageId storage, BlockNumber page, bool mark, StorePinned **pinned,
+					 CodecPage *image)
 {
 	uint32	   *bucket;
 	Partition  *p;
 	Block	   *b;
 
 	*pinned = NULL;
-	if (pages == NULL)
-		return false;
 	p = FindPartition(storage, page, &bucket);
 	LWLockAcquire(p->lock, LW_SHARED);
 	b = Find(p, bucket, storage, page);
@@ -206,8 +204,8 @@ StoreSharedPagesFind(OrbitStorageId storage, BlockNumber page, bool mark, StoreP
 }
 
 /*
- * Without the lock: the offset may be any that was ever stored here, and each lies in the ring.  Nothing is read
- * but the bucket of the next page, which was fetched when the page before was announced.
+ * Without the lock: the offset may be any that was ever stored here, and each lies in the ring.  Nothing is
+ * read but the bucket of the next page, which was fetched when the page before was announced.
  */
 void
 StoreSharedPagesExpect(OrbitStorageId storage, BlockNumber next, BlockNumber after)
@@ -216,8 +214,6 @@ StoreSharedPagesExpect(OrbitStorageId storage, BlockNumber next, BlockNumber aft
 	Partition  *p;
 	uint32		at;
 
-	if (pages == NULL)
-		return;
 	(void) FindPartition(storage, after, &bucket);
 	__builtin_prefetch(bucket);
 	p = FindPartition(storage, next, &bucket);
@@ -230,8 +226,8 @@ StoreSharedPagesExpect(OrbitStorageId storage, BlockNumber next, BlockNumber aft
 }
 
 /*
- * No lock: a flush makes blocks impossible to find before views need what it brought, and a view that needs it has
- * seen that (MembufPinAcquire); while it is pinned a block is not made another one.
+ * No lock: a flush makes blocks impossible to find before views need what it brought, and a view that needs
+ * it has seen that (MembufPinAcquire); while it is pinned a block is not made another one.
  */
 bool
 StoreSharedPagesStands(const StorePinned *pinned)
@@ -405,7 +401,7 @@ StoreSharedPagesPut(OrbitStorageId storage, BlockNumber page, uint64 generation,
 	Partition  *p;
 	Block	   *b = NULL;
 
-	if (pages == NULL || (image != NULL && image->size > STORE_LARGEST_SHARED))
+	if (image != NULL && image->size > STORE_LARGEST_SHARED)
 		return NULL;
 	if (image != NULL)
 		oldest = OldestAsked(image, &plain);
@@ -429,8 +425,6 @@ StoreSharedPagesFlushed(uint64 seq, uint64 generation)
 	MembufIter	it;
 	bool		on;
 
-	if (pages == NULL)
-		return;
 	(void) StoreRaiseAtomic(&pages->since, generation);
 	MembufIterInit(&it, seq);
 	for (on = MembufIterSeek(&it, ORBIT_PG_DATA, from, sizeof(from)); on; on = MembufIterNext(&it))

@@ -136,8 +136,8 @@ typedef struct StoreCut
 } StoreCut;
 
 /*
- * A page, opened.  It lies in buf, or in shared memory, pinned: then it is never written to.  Zero-initialise; whoever
- * fills it lets go of what it held.
+ * A page, opened. It lies in buf, or in shared memory, pinned: then it is never written to. Zero-initialise;
+ * whoever fills it lets go of what it held.
  */
 typedef struct StorePinned StorePinned;
 
@@ -172,8 +172,9 @@ typedef struct StoreScan StoreScan;
 
 extern StoreScan *StoreScanBegin(OrbitStorageId storage, BlockNumber first, BlockNumber last,
 								 bool backward, const StoreCut *cut);
-extern bool StoreScanNext(StoreScan *s, BlockNumber *page, StorePage *out);	/* out NULL: only the number */
-/* Before the first page: RocksDB's files are to be read, whatever is cached; and out->image is the caller's to open. */
+/* out NULL: only the number. */
+extern bool StoreScanNext(StoreScan *s, BlockNumber *page, StorePage *out);
+/* Before the first page: RocksDB's files are to be read, whatever is cached; out->image is the caller's to open. */
 extern void StoreScanFiles(StoreScan *s);
 extern void StoreScanEnd(StoreScan *s);
 /* ereport(ERROR) XX001 that names storage and page. */

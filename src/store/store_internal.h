@@ -9,7 +9,7 @@
  * publish.c    items -> arena
  * names.c      names of relations, for messages
  * view.c       the process's RocksDB handle and its read view
- * pagecache.c  pages read lately
+ * pagecache.c  pages for the open view
  * sharedpages.c  pages in shared memory
  * chain.c      one row
  * parts.c      one page out of its parts
@@ -133,11 +133,8 @@ extern void StoreOutOfMemory(void) pg_attribute_noreturn();
 
 /* ---- pages of the view (pagecache.c) ----------------------------------------------- */
 
-/*
- * Of orbit.block_cache_size a process that reads through a secondary uses a quarter for pages that are
- * ready to be read; RocksDB's own cache has the rest.
- */
-#define STORE_PAGE_CACHE_BYTES	((Size) orbit_block_cache_size * 1024 / 4)
+/* What a process keeps of pages that are not in shared memory. */
+#define STORE_PAGE_CACHE_BYTES	((Size) 1024 * 1024)
 
 /*
  * RocksDB's page, checked, or NULL; lives until the view is closed.  *pinned (may be NULL): where it lies in
@@ -163,14 +160,14 @@ extern Size StoreSharedPagesShmemSize(void);
 extern void StoreSharedPagesShmemInit(void);
 /*
  * RocksDB's page as any view that is open now may read it, checked once already.  False: it is not there.
- * *pinned NULL: RocksDB has no such page; otherwise image is good until the caller has unpinned it.  mark: it has been
- * used, and shall stay.
+ * *pinned NULL: RocksDB has no such page; otherwise image is good until the caller has unpinned it. mark: it
+ * has been used, and shall stay.
  */
 extern bool StoreSharedPagesFind(OrbitStorageId storage, BlockNumber page, bool mark,
 								 StorePinned **pinned, CodecPage *image);
 /*
- * A page, opened, read by a handle that stands at this generation; image NULL: there is none.  Returns the shared
- * one, pinned, or NULL: it could not be put there, or there is none.
+ * A page, opened, read by a handle that stands at this generation; image NULL: there is none.  Returns the
+ * shared one, pinned, or NULL: it could not be put there, or there is none.
  */
 extern StorePinned *StoreSharedPagesPut(OrbitStorageId storage, BlockNumber page, uint64 generation,
 										const CodecPage *image, CodecPage *shared);
@@ -184,8 +181,8 @@ extern void StoreSharedPagesUnpin(StorePinned *pinned);
 /* May the commit log be asked about every transaction that is in the page? */
 extern bool StoreFatesKnown(const CodecPage *page);
 /*
- * The write buffer has become part of RocksDB at this generation: its pages have changed.  The worker; before views
- * need the generation.
+ * The write buffer has become part of RocksDB at this generation: its pages have changed.  The worker; before
+ * views need the generation.
  */
 extern void StoreSharedPagesFlushed(uint64 seq, uint64 generation);
 
@@ -209,9 +206,9 @@ extern void StorePartsBegin(StoreParts *p, const StoreCut *cut);
 /* What the arena has of the page; arenas from the newest down. */
 extern void StorePartsAdd(StoreParts *p, uint64 seq, MembufPage *page);
 /*
- * Lets out be the united page.  rocks: RocksDB's value or NULL; image: the same bytes, where they are aligned and
- * have been checked; pinned: where these lie.  checked false: out->buf has the bytes, and they are not looked at
- * where there is nothing to unite.  False: there is no such page.
+ * Lets out be the united page. rocks: RocksDB's value or NULL; image: the same bytes, where they are aligned
+ * and have been checked; pinned: where these lie. checked false: out->buf has the bytes, and they are not
+ * looked at where there is nothing to unite.  False: there is no such page.
  */
 typedef struct StoreRocksPart
 {

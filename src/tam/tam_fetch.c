@@ -1,13 +1,14 @@
 /*
  * tam_fetch.c: rows by index entry.
  *
- * Neighbours in an index are often neighbours in the table.  Who has fetched two rows of one page in a row takes the
- * page as it is, if it lies in shared memory and no write buffer has anything of it, and fetches
+ * Neighbours in an index are often neighbours in the table.  Who has fetched two rows of one page in a row
+ * takes the page as it is, if it lies in shared memory and no write buffer has anything of it, and fetches
  * what follows from there: no view, no search in the write buffers, no copy of the row.
  *
- * That is right for one snapshot.  What is written to the page after it has been taken is of a transaction that the
- * snapshot, which is older, does not see, or of a later command of our own.  Other snapshots than MVCC's look at what
- * is true now, and a serializable transaction at who writes after it; they have no use of it.
+ * That is right for one snapshot.  What is written to the page after it has been taken is of a transaction
+ * that the snapshot, which is older, does not see, or of a later command of our own.  Other snapshots than
+ * MVCC's look at what is true now, and a serializable transaction at who writes after it; they have no use of
+ * it.
  */
 #include "postgres.h"
 

@@ -50,7 +50,7 @@ typedef struct TamScan
 	bool		page_valid;
 	int			chain;			/* index of the row last looked at in page */
 	bool		plain;			/* all of page's rows are seen, and frozen */
-	RowVersion *visible;		/* of page, otherwise: what the snapshot sees, by chain; NULL: not yet needed */
+	RowVersion *visible;		/* else: what the snapshot sees of page, by chain; NULL: not yet needed */
 	int			nvisible;
 	TransactionId seen_xid;		/* committed before the snapshot; 0: none known */
 
@@ -92,13 +92,16 @@ extern bool TamTryPage(TamScan *s, BlockNumber pageno);
 extern int	TamOpenRow(TamScan *s, int chain, StoreChain *c);
 /* The version of that row which the scan's snapshot sees. */
 extern bool TamRowVisible(TamScan *s, int chain, RowVersion *v);
+/* Puts those that are seen into visible. */
+extern void TamDecideBegin(TamScan *s);
+extern void TamDecideRow(TamScan *s, int chain);
 /* That row, of a plain page. */
 extern void TamStorePlain(TamScan *s, int chain, TupleTableSlot *slot);
 
 /*
  * The short way for nearly every row of a page: its newest entry is a version or a delete mark that
- * everybody sees, or one of a transaction found committed before (*seen; 0: none yet, for this snapshot).  To a
- * serializable transaction only the frozen are of no concern, for it locks what it reads.
+ * everybody sees, or one of a transaction found committed before (*seen; 0: none yet, for this snapshot).  To
+ * a serializable transaction only the frozen are of no concern, for it locks what it reads.
  */
 static inline bool
 TamSeenAtOnce(Snapshot snapshot, const CodecEntry *e, TransactionId *seen)

@@ -8,8 +8,8 @@
  * open: each of them is one descriptor of a small file.  A prefetch then ends in a
  * posix_fadvise far behind that file's end, which does nothing.
  *
- * Even so each request is a system call.  A bitmap heap scan makes none if it is told so before it begins, which
- * an executor hook does.
+ * Even so each request is a system call.  A bitmap heap scan makes none if it is told so before it begins,
+ * which an executor hook does.
  *
  * The copy is good for what PostgreSQL does with scan->rs_rd: calling the table access method
  * through rd_tableam, reading the oid and rd_rel (which the relation cache updates in

@@ -18,9 +18,37 @@
 
 /* ---- bitmap heap scan ---------------------------------------------------------- */
 
+/* The next row of the page that the bitmap wants: all of them on a lossy page. */
+static bool
+BitmapNextChain(TamScan *s, TBMIterateResult *tbmres)
+{
+	if (tbmres->ntuples < 0)
+		return ++s->chain < s->page->page.image.nchains;
+	while (s->bitmap_next < tbmres->ntuples)
+	{
+		int			offset = tbmres->offsets[s->bitmap_next++];
+
+		if (offset <= ORBIT_MAX_SLOT &&
+			CodecPageFind(&s->page->page.image, offset, &s->chain) != NULL)
+			return true;
+	}
+	return false;
+}
+
+/* As in a sequential scan, what is seen is decided when the page is read. */
+static bool
+BitmapDecide(TamScan *s, TBMIterateResult *tbmres)
+{
+	TamDecideBegin(s);
+	while (BitmapNextChain(s, tbmres))
+		TamDecideRow(s, s->chain);
+	s->chain = -1;
+	return s->nvisible > 0;
+}
+
 /*
- * Bitmaps hold canonical TIDs, so an exact page lists slots.  Visibility is looked at in
- * TamBitmapNextTuple; a page without a visible row costs the executor one more call.
+ * Bitmaps hold canonical TIDs, so an exact page lists slots.  Of rows that are fetched one by one visibility
+ * is looked at in TamBitmapNextTuple.
  */
 bool
 TamBitmapNextBlock(TableScanDesc scan, struct TBMIterateResult *tbmres)
@@ -43,7 +71,7 @@ TamBitmapNextBlock(TableScanDesc scan, struct TBMIterateResult *tbmres)
 
 	s->pageno = pageno;
 	if (!IsolationIsSerializable() && TamTryPage(s, pageno))
-		return true;
+		return s->plain || BitmapDecide(s, tbmres);
 	s->bitmap_single = tbmres->ntuples >= 0 &&
 		(tbmres->ntuples <= BITMAP_SINGLE_ROWS || IsolationIsSerializable());
 	if (s->bitmap_single)
@@ -51,7 +79,7 @@ TamBitmapNextBlock(TableScanDesc scan, struct TBMIterateResult *tbmres)
 
 	/* a predicate lock must precede the reading of what it protects */
 	PredicateLockPage(s->rel, pageno, s->base.rs_snapshot);
-	return TamLoadPage(s, pageno);
+	return TamLoadPage(s, pageno) && (s->plain || BitmapDecide(s, tbmres));
 }
 
 static bool
@@ -68,39 +96,22 @@ BitmapNextSingle(TamScan *s, TBMIterateResult *tbmres, TupleTableSlot *slot)
 	return false;
 }
 
-/* The next row of the page that the bitmap wants: all of them on a lossy page. */
-static bool
-BitmapNextChain(TamScan *s, TBMIterateResult *tbmres)
-{
-	if (tbmres->ntuples < 0)
-		return ++s->chain < s->page->page.image.nchains;
-	while (s->bitmap_next < tbmres->ntuples)
-	{
-		int			offset = tbmres->offsets[s->bitmap_next++];
-
-		if (offset <= ORBIT_MAX_SLOT &&
-			CodecPageFind(&s->page->page.image, offset, &s->chain) != NULL)
-			return true;
-	}
-	return false;
-}
-
 static bool
 BitmapNextOfPage(TamScan *s, TBMIterateResult *tbmres, TupleTableSlot *slot)
 {
-	RowVersion	v;
-
-	while (s->page_valid && BitmapNextChain(s, tbmres))
+	if (!s->page_valid)
+		return false;
+	if (s->plain)
 	{
-		if (s->plain)
-			TamStorePlain(s, s->chain, slot);
-		else if (TamRowVisible(s, s->chain, &v))
-			RowStoreSlot(slot, s->rel, &v, s->page);
-		else
-			continue;
+		if (!BitmapNextChain(s, tbmres))
+			return false;
+		TamStorePlain(s, s->chain, slot);
 		return true;
 	}
-	return false;
+	if (++s->chain >= s->nvisible)
+		return false;
+	RowStoreSlot(slot, s->rel, &s->visible[s->chain], s->page);
+	return true;
 }
 
 bool

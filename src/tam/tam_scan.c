@@ -427,26 +427,36 @@ LookAhead(TamScan *s, int chain)
 	}
 }
 
-static void
-DecidePage(TamScan *s)
+void
+TamDecideBegin(TamScan *s)
 {
-	int			n = s->page->page.image.nchains;
-
 	if (s->visible == NULL)
 		s->visible = MemoryContextAlloc(s->context, ORBIT_MAX_SLOT * sizeof(RowVersion));
 	s->nvisible = 0;
-	for (int chain = 0; chain < n; chain++)
+}
+
+void
+TamDecideRow(TamScan *s, int chain)
+{
+	if (TamRowVisible(s, chain, &s->visible[s->nvisible]))
+		s->nvisible++;
+}
+
+static void
+DecidePage(TamScan *s)
+{
+	TamDecideBegin(s);
+	for (int chain = 0; chain < s->page->page.image.nchains; chain++)
 	{
 		LookAhead(s, chain + PREFETCH_ROWS);
-		if (TamRowVisible(s, chain, &s->visible[s->nvisible]))
-			s->nvisible++;
+		TamDecideRow(s, chain);
 	}
 	s->chain = s->backward ? s->nvisible : -1;
 }
 
 /*
- * The next row of a page of which everybody sees every row.  It is not looked at unless the query does so; columns of
- * the row before have been read, so this one's are likely to be.
+ * The next row of a page of which everybody sees every row.  It is not looked at unless the query does so;
+ * columns of the row before have been read, so this one's are likely to be.
  */
 static bool
 NextPlain(TamScan *s, int step, TupleTableSlot *slot)
