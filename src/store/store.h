@@ -174,7 +174,7 @@ extern StoreScan *StoreScanBegin(OrbitStorageId storage, BlockNumber first, Bloc
 								 bool backward, const StoreCut *cut);
 /* out NULL: only the number. */
 extern bool StoreScanNext(StoreScan *s, BlockNumber *page, StorePage *out);
-/* Before the first page: RocksDB's files are to be read, whatever is cached; out->image is the caller's to open. */
+/* Before the first page: files are to be read, whatever is cached; out->image is the caller's to open. */
 extern void StoreScanFiles(StoreScan *s);
 extern void StoreScanEnd(StoreScan *s);
 /* ereport(ERROR) XX001 that names storage and page. */
