@@ -23,6 +23,7 @@
 #include "postgres.h"
 
 #include "lib/ilist.h"
+#include "miscadmin.h"
 #include "utils/memutils.h"
 
 #include "store/store_internal.h"
@@ -386,6 +387,8 @@ NextPage(StoreScan *s, StoreView *v, BlockNumber *page, RocksPage *r)
 			return false;
 		else
 		{
+			/* queues leave many pages that are known to be gone */
+			CHECK_FOR_INTERRUPTS();
 			MovePast(s, s->position);
 			continue;
 		}
@@ -415,7 +418,9 @@ ShareIteratorPage(StoreScan *s, StoreRocksPart *part, CodecPage *opened)
 		StoreRaiseDamagedPage(s->storage, s->rocks_page);
 	shared = StoreSharePage(s->storage, s->rocks_page, s->iter_generation, opened, &part->pinned);
 	part->image = shared != NULL ? shared : opened;
+	/* not this one, if somebody else was faster: as good, but perhaps pruned less */
 	part->rocks = part->image->data;
+	part->len = part->image->size;
 }
 
 /* False: it has no row yet. */
@@ -479,7 +484,7 @@ StoreScanNext(StoreScan *s, BlockNumber *page, StorePage *out)
 		else
 		{
 			found = TakePage(s, &v, *page, &r, out);
-			if (found && IsOutdated(s, &v, &r, out))
+			if (found && out != &unseen && IsOutdated(s, &v, &r, out))
 				found = false;
 			else
 				MovePast(s, *page);

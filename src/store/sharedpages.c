@@ -36,6 +36,7 @@
 #define BUCKET_BYTES		4096	/* of the ring for each bucket */
 #define EXPECT_LINES		6		/* a block's head, and the directory of an ordinary page */
 #define BUCKETS				((int) (PARTITION_BYTES / BUCKET_BYTES))
+#define BUCKET_SHIFT		55		/* the bits above choose one */
 
 struct StorePinned
 {
@@ -55,6 +56,9 @@ struct StorePinned
 typedef struct StorePinned Block;
 
 #define HEADER				TYPEALIGN(8, sizeof(Block))
+
+StaticAssertDecl(ORBIT_PAGE_PARTITION_KB * 1024 / BUCKET_BYTES == 1 << (64 - BUCKET_SHIFT),
+				 "there are as many buckets as the hash has values for them");
 
 typedef struct Partition
 {
@@ -144,7 +148,7 @@ FindPartition(OrbitStorageId storage, BlockNumber page, uint32 **bucket)
 	uint64		h = (storage << 32 ^ page) * UINT64CONST(0x9E3779B97F4A7C15);
 	Partition  *p = &pages->partitions[(h >> 32) % pages->npartitions];
 
-	*bucket = &p->buckets[(uint32) h % BUCKETS];
+	*bucket = &p->buckets[h >> BUCKET_SHIFT];
 	return p;
 }
 
@@ -416,6 +420,32 @@ StoreSharedPagesPut(OrbitStorageId storage, BlockNumber page, uint64 generation,
 		b = NULL;
 	LWLockRelease(p->lock);
 	return b;
+}
+
+/* Transactions older than the commit log seem to be of the future once 2^31 have come after them. */
+void
+StoreForgetOldPages(void)
+{
+	static TransactionId looked_at = InvalidTransactionId;
+	TransactionId oldest = ShmemVariableCache->oldestClogXid;
+
+	if (oldest == looked_at)
+		return;
+	looked_at = oldest;
+	for (int i = 0; i < pages->npartitions; i++)
+	{
+		Partition  *p = &pages->partitions[i];
+		Block	   *b;
+
+		LWLockAcquire(p->lock, LW_EXCLUSIVE);
+		for (uint32 at = 0; at < PARTITION_BYTES; at += b->size)
+		{
+			b = BlockAt(p, at);
+			if (b->storage != ORBIT_INVALID_STORAGE && !FatesKnown(b->oldest))
+				Unlink(p, b);
+		}
+		LWLockRelease(p->lock);
+	}
 }
 
 void

@@ -181,6 +181,8 @@ extern void StoreScanEnd(StoreScan *s);
 extern void StoreRaiseDamagedPage(OrbitStorageId storage, BlockNumber page) pg_attribute_noreturn();
 /* How often this process has asked RocksDB for a page: for statistics. */
 extern uint64 store_rocks_pages;
+/* Worker, every now and then: pages in shared memory that the commit log need not know about any more go. */
+extern void StoreForgetOldPages(void);
 /* Drops RocksDB iterators that a scan keeps between calls (end of a statement). */
 extern void StoreReleaseIterators(void);
 

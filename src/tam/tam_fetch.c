@@ -23,6 +23,8 @@ typedef struct SnapshotStamp
 	TransactionId xmin;
 	TransactionId xmax;
 	uint32		xcnt;
+	int32		subxcnt;
+	bool		suboverflowed;
 	CommandId	curcid;
 } SnapshotStamp;
 
@@ -72,14 +74,15 @@ TamFetchEnd(IndexFetchTableData *fetch)
 }
 
 /*
- * xids and subxids need no look: with bounds and number the same nothing has ended meanwhile, for what begins
- * has an id from xmax on.
+ * The ids themselves need no look: with bounds and numbers the same nothing has ended meanwhile, for what
+ * begins has an id from xmax on.  (On a standby all of them are in subxip.)
  */
 static inline bool
 IsSame(const SnapshotStamp *stamp, Snapshot snapshot)
 {
 	return stamp->snapshot == snapshot && stamp->xmin == snapshot->xmin && stamp->xmax == snapshot->xmax &&
-		stamp->xcnt == snapshot->xcnt && stamp->curcid == snapshot->curcid;
+		stamp->xcnt == snapshot->xcnt && stamp->subxcnt == snapshot->subxcnt &&
+		stamp->suboverflowed == snapshot->suboverflowed && stamp->curcid == snapshot->curcid;
 }
 
 /* A cursor may have stood here for so long that the commit log has forgotten the page's transactions. */
@@ -105,7 +108,8 @@ TakePage(TamFetch *f, BlockNumber pageno, Snapshot snapshot)
 		return false;
 	}
 	f->pageno = pageno;
-	f->stamp = (SnapshotStamp) {snapshot, snapshot->xmin, snapshot->xmax, snapshot->xcnt, snapshot->curcid};
+	f->stamp = (SnapshotStamp) {snapshot, snapshot->xmin, snapshot->xmax, snapshot->xcnt, snapshot->subxcnt,
+	snapshot->suboverflowed, snapshot->curcid};
 	f->seen_xid = InvalidTransactionId;
 	return true;
 }

@@ -95,6 +95,7 @@ extern bool TamRowVisible(TamScan *s, int chain, RowVersion *v);
 /* Puts those that are seen into visible. */
 extern void TamDecideBegin(TamScan *s);
 extern void TamDecideRow(TamScan *s, int chain);
+extern void TamDecidePage(TamScan *s);	/* all of them */
 /* That row, of a plain page. */
 extern void TamStorePlain(TamScan *s, int chain, TupleTableSlot *slot);
 

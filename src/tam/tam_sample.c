@@ -143,14 +143,32 @@ TamSampleNextBlock(TableScanDesc scan, SampleScanState *scanstate)
 	if (s->npages == 0)
 		return false;
 	if (!tsm->NextSampleBlock)
-		return TamNextPage(s, false);
+	{
+		if (!TamNextPage(s, false))
+			return false;
+		TamDecidePage(s);
+		return true;
+	}
 
 	pageno = tsm->NextSampleBlock(scanstate, s->npages);
 	if (!BlockNumberIsValid(pageno))
 		return false;
 	/* a page that is gone is an empty page to the sampling method */
-	(void) TamLoadPage(s, pageno);
+	if (TamLoadPage(s, pageno))
+		TamDecidePage(s);
 	return true;
+}
+
+/* What is seen of the row in this slot of the page, or NULL. */
+static const RowVersion *
+SampledVersion(const TamScan *s, int slot)
+{
+	for (int i = 0; i < s->nvisible; i++)
+	{
+		if (OrbitTidSlot(&s->visible[i].tid) == slot)
+			return &s->visible[i];
+	}
+	return NULL;
 }
 
 bool
@@ -159,7 +177,6 @@ TamSampleNextTuple(TableScanDesc scan, SampleScanState *scanstate, TupleTableSlo
 	TamScan    *s = (TamScan *) scan;
 	TsmRoutine *tsm = scanstate->tsmroutine;
 	int			maxoffset = 0;
-	RowVersion	v;
 
 	if (s->page_valid && s->page->page.image.nchains > 0)
 		(void) CodecPageChain(&s->page->page.image, s->page->page.image.nchains - 1, &maxoffset);
@@ -167,17 +184,16 @@ TamSampleNextTuple(TableScanDesc scan, SampleScanState *scanstate, TupleTableSlo
 	for (;;)
 	{
 		OffsetNumber offset;
-		int			chain;
+		const RowVersion *v;
 
 		CHECK_FOR_INTERRUPTS();
 		offset = tsm->NextSampleTuple(scanstate, s->pageno, maxoffset);
 		if (!OffsetNumberIsValid(offset))
 			break;
-		if (offset > maxoffset ||
-			CodecPageFind(&s->page->page.image, offset, &chain) == NULL ||
-			!TamRowVisible(s, chain, &v))
+		v = offset <= maxoffset ? SampledVersion(s, offset) : NULL;
+		if (v == NULL)
 			continue;
-		RowStoreSlot(slot, s->rel, &v, s->page);
+		RowStoreSlot(slot, s->rel, v, s->page);
 		pgstat_count_heap_getnext(s->rel);
 		return true;
 	}

@@ -442,8 +442,8 @@ TamDecideRow(TamScan *s, int chain)
 		s->nvisible++;
 }
 
-static void
-DecidePage(TamScan *s)
+void
+TamDecidePage(TamScan *s)
 {
 	TamDecideBegin(s);
 	for (int chain = 0; chain < s->page->page.image.nchains; chain++)
@@ -514,7 +514,7 @@ NextVersion(TamScan *s, bool backward, TupleTableSlot *slot)
 		if (!TamNextPage(s, backward))
 			return false;
 		if (DecidesByPage(s) && !s->plain)
-			DecidePage(s);
+			TamDecidePage(s);
 	}
 }
 

@@ -187,6 +187,7 @@ WorkerChores(OrbitTime now)
 		for (int family = 0; family < ORBIT_NFAMILIES; family++)
 			NurseCompaction(family, now);
 	}
+	StoreForgetOldPages();
 	if (Due(&published, now, PUBLISH_MS))
 		WorkerPublishStats();
 }
