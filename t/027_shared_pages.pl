@@ -1,6 +1,6 @@
 # Pages in shared memory: who comes later need not go to RocksDB; nobody gets a page from before a flush, whoever
-# was slow to put it there; none whose transactions the commit log has forgotten; and whatever is pushed out
-# comes back right.
+# was slow to put it there; none whose transactions the commit log has forgotten; whatever is pushed out
+# comes back right; and a cursor keeps the page that it stands in.
 use strict;
 use warnings;
 
@@ -69,6 +69,56 @@ for my $i (1 .. 30)
 }
 is(join('; ', @bad), '', 'the same rows as in heap, whoever changed them and whoever read them before');
 
+# ---- cursors, whose page is changed, flushed and pushed out, by others and by themselves
+my %cursors = (
+	'by a sequential scan' => 'SET enable_seqscan = on',
+	'backward' => 'SET enable_seqscan = on',
+	'by index' => 'SET enable_seqscan = off; SET enable_bitmapscan = off',
+	'by bitmap' => 'SET enable_seqscan = off; SET enable_indexscan = off');
+for my $how (sort keys %cursors)
+{
+	my %seen;
+	for my $t ('o', 'h')
+	{
+		my $session = $others[0];
+		my $rows = "SELECT id, n, left(pad, 9) FROM $t WHERE id BETWEEN 2000 AND 2400";
+		$session->ask("$cursors{$how}; BEGIN; DECLARE c SCROLL CURSOR FOR $rows");
+		my @got = $session->ask($how eq 'backward' ? 'MOVE ALL c; FETCH BACKWARD 5 c' : 'FETCH 5 c');
+		sql("UPDATE $t SET n = -1 WHERE id BETWEEN 1900 AND 2200; DELETE FROM $t WHERE id BETWEEN 2201 AND 2210; SELECT orbit_flush()");
+		sql('SELECT sum(length(pad)) FROM o');
+		push @got, $session->ask($how eq 'backward' ? 'FETCH BACKWARD 5 c' : 'FETCH 5 c');
+		$session->ask("UPDATE $t SET n = -2 WHERE id BETWEEN 2211 AND 2300; INSERT INTO $t VALUES (-1, 1, 'own')");
+		push @got, $session->ask($how eq 'backward' ? 'FETCH BACKWARD ALL c' : 'FETCH ALL c');
+		push @got, $session->ask($rows);
+		$session->ask('ROLLBACK; RESET ALL');
+		sql("UPDATE $t SET n = 5 WHERE n < 0");
+		# as heap does: by number of the page, and there is no order to be relied on
+		$seen{$t} = join("\n", sort map { split /; / } @got);
+	}
+	is($seen{o}, $seen{h}, "a cursor sees what it saw when it was opened: $how");
+}
+sql('DELETE FROM ' . $_ . ' WHERE id BETWEEN 2201 AND 2210') for 'o', 'h';
+# what a loop changes, it does not meet again
+for my $t ('o', 'h')
+{
+	sql(qq{CREATE FUNCTION walk_$t() RETURNS text LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off AS \$\$
+DECLARE r record; seen int := 0; total bigint := 0; others int;
+BEGIN
+	FOR r IN SELECT * FROM $t WHERE id BETWEEN 5000 AND 5500 ORDER BY id LOOP
+		seen := seen + 1;
+		total := total + r.n;
+		UPDATE $t SET n = n + 100 WHERE id BETWEEN r.id AND r.id + 3;
+		SELECT sum(n) INTO others FROM $t WHERE id BETWEEN r.id - 2 AND r.id + 5;
+		total := total + others;
+		IF r.id % 50 = 0 THEN
+			PERFORM orbit_flush();
+		END IF;
+	END LOOP;
+	RETURN seen || ' ' || total;
+END \$\$});
+}
+is(sql('SELECT walk_o()'), sql('SELECT walk_h()'), 'a loop that changes the rows before it');
+
 # ---- transactions that the commit log has forgotten
 sql('DROP TABLE o, h, s, t');	# VACUUM would push the pages out with theirs
 my $next = 3 * 1048576 - 200;
@@ -86,6 +136,16 @@ my $rows = 'SELECT count(*), min(id), max(id) FROM generate_series(0, 99) g, LAT
 is(by_index($rows), '95|0|94', 'rows that are not frozen yet, read into shared memory');
 $holder->ask('COMMIT');
 sql('SELECT pg_current_xact_id()') for 1 .. 300;
+# these stand in a page of transactions from before their snapshots
+my $reader = OrbitSession->new($node, 'postgres', 60);
+my %plan = (seq => 'SET enable_seqscan = on', index => $cursors{'by index'}, bitmap => $cursors{'by bitmap'}, sample => 'SET enable_seqscan = on');
+$reader->ask('BEGIN');
+for my $c (sort keys %plan)
+{
+	my $sample = $c eq 'sample' ? 'TABLESAMPLE system (100)' : '';
+	$reader->ask("RESET enable_indexscan; $plan{$c}; DECLARE $c CURSOR FOR SELECT id FROM f $sample WHERE id >= 0");
+	is($reader->ask("FETCH 1 $c"), '0', "a cursor, $c");
+}
 sql('UPDATE pg_database SET datallowconn = true');
 # files are frozen at once; those of older snapshots for backups have to go, too
 for (1 .. 10)
@@ -96,6 +156,12 @@ for (1 .. 10)
 }
 ok(!-e $node->data_dir . '/pg_xact/0002', 'the commit log has forgotten the transactions') or diag(sql('SELECT datname, datfrozenxid FROM pg_database UNION ALL SELECT relname, relfrozenxid FROM pg_class WHERE age(relfrozenxid) BETWEEN 300 AND 2000000000'));
 is(by_index($rows), '95|0|94', 'the pages in shared memory that would ask for them are not used');
+for my $c (sort keys %plan)
+{
+	my @rest = split /; /, $reader->ask("FETCH ALL $c");
+	is(join(' ', scalar @rest, sort { $a <=> $b } @rest), join(' ', 94, 1 .. 94), "a cursor that stood in the page goes on, $c");
+}
+$reader->ask('COMMIT');
 
 $node->stop;
 done_testing();
