@@ -18,6 +18,7 @@
 #include "membuf/section.h"
 
 #define CHUNK_BYTES		4096
+#define FETCH_BYTES		512
 #define WAIT_MS			50
 
 void		(*membuf_startup_wait_hook) (void) = NULL;
@@ -52,6 +53,20 @@ NoteOpened(Arena *a)
 										   __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
 }
 
+/*
+ * What is reserved has not been touched for long, and is written to in the critical section: it is brought to the
+ * processor meanwhile.
+ */
+static inline void
+FetchReserved(const MembufReservation *r)
+{
+	const char *at = ArenaAt(MembufArenaAt(r->seq), r->next);
+	Size		bytes = Min((Size) (r->end - r->next) * ARENA_UNIT, FETCH_BYTES);
+
+	for (Size i = 0; i < bytes; i += 64)
+		__builtin_prefetch(at + i, 1);
+}
+
 static void
 CarveSpare(MembufReservation *r, uint32 units)
 {
@@ -59,6 +74,7 @@ CarveSpare(MembufReservation *r, uint32 units)
 	r->next = spare.next;
 	r->end = spare.next + units;
 	spare.next = r->end;
+	FetchReserved(r);
 }
 
 /* From the spare chunk or a new one.  False: no room in arena seq. */
