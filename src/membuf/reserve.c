@@ -54,8 +54,8 @@ NoteOpened(Arena *a)
 }
 
 /*
- * What is reserved has not been touched for long, and is written to in the critical section: it is brought to the
- * processor meanwhile.
+ * What is reserved has not been touched for long, and is written to in the critical section: it is brought
+ * to the processor meanwhile.
  */
 static inline void
 FetchReserved(const MembufReservation *r)
