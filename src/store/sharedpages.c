@@ -24,9 +24,9 @@
  * exclusive lock, when their pins are none.
  *
  * Readers write nothing into the ring, or each process would take a page fault for each 4 kB of it that it
- * reads first; a read brings in its neighbours, too.  Pins and marks stand in arrays, for all blocks that
- * begin in the same 4 kB: a small block may so be taken for pinned or used because its neighbour is, which
- * does no harm.
+ * reads first; a read brings in its neighbours, too.  Pins and marks stand in arrays, for all blocks that begin
+ * in the same 4 kB: a small block may so be taken for pinned or used because its neighbour is, which does no
+ * harm.
  */
 #include "postgres.h"
 
