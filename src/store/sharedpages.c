@@ -22,11 +22,6 @@
  * has been used since the last time round stays, once; what is pinned stays in any case, found or not.  A pin
  * is taken under the partition's lock and let go without it; blocks are only made of others under the
  * exclusive lock, when their pins are none.
- *
- * Readers write nothing into the ring, or each process would take a page fault for each 4 kB of it that it
- * reads first; a read brings in its neighbours, too.  Pins and marks stand in arrays, for all blocks that begin
- * in the same 4 kB: a small block may so be taken for pinned or used because its neighbour is, which does no
- * harm.
  */
 #include "postgres.h"
 
@@ -41,8 +36,6 @@
 #define BUCKET_BYTES		4096	/* of the ring for each bucket */
 #define EXPECT_LINES		6		/* a block's head, and the directory of an ordinary page */
 #define BUCKETS				((int) (PARTITION_BYTES / BUCKET_BYTES))
-#define GRANULE_BYTES		4096
-#define GRANULES			((int) (PARTITION_BYTES / GRANULE_BYTES))
 #define BUCKET_SHIFT		55		/* the bits above choose one */
 
 struct StorePinned
@@ -56,6 +49,8 @@ struct StorePinned
 	uint16		nchains;
 	bool		exists;			/* false: RocksDB has no such page */
 	bool		plain;			/* see StorePage */
+	pg_atomic_uint32 used;
+	pg_atomic_uint32 pins;
 };
 
 typedef struct StorePinned Block;
@@ -65,19 +60,11 @@ typedef struct StorePinned Block;
 StaticAssertDecl(ORBIT_PAGE_PARTITION_KB * 1024 / BUCKET_BYTES == 1 << (64 - BUCKET_SHIFT),
 				 "there are as many buckets as the hash has values for them");
 
-/* Of the blocks that begin in this part of the ring. */
-typedef struct Granule
-{
-	pg_atomic_uint32 pins;
-	pg_atomic_uint32 used;
-} Granule;
-
 typedef struct Partition
 {
 	LWLock	   *lock;
 	uint32		hand;			/* offset of the next block to be looked at for space */
 	uint32		buckets[BUCKETS];
-	Granule		granules[GRANULES];
 	char	   *ring;
 } Partition;
 
@@ -85,7 +72,6 @@ typedef struct SharedPages
 {
 	pg_atomic_uint64 since;		/* pages read at older generations are not inserted */
 	int			npartitions;
-	char	   *rings;			/* of all partitions, one behind the other */
 	Partition	partitions[FLEXIBLE_ARRAY_MEMBER];
 } SharedPages;
 
@@ -122,6 +108,8 @@ InitBlock(const Partition *p, uint32 offset, uint32 size)
 	memset(b, 0, sizeof(Block));
 	b->size = size;
 	b->storage = ORBIT_INVALID_STORAGE;
+	pg_atomic_init_u32(&b->used, 0);
+	pg_atomic_init_u32(&b->pins, 0);
 	return b;
 }
 
@@ -133,11 +121,6 @@ InitPartition(Partition *p, LWLock *lock, char *ring)
 	p->hand = 0;
 	for (int i = 0; i < BUCKETS; i++)
 		p->buckets[i] = NO_BLOCK;
-	for (int i = 0; i < GRANULES; i++)
-	{
-		pg_atomic_init_u32(&p->granules[i].pins, 0);
-		pg_atomic_init_u32(&p->granules[i].used, 0);
-	}
 	(void) InitBlock(p, 0, PARTITION_BYTES);
 }
 
@@ -145,15 +128,16 @@ void
 StoreSharedPagesShmemInit(void)
 {
 	bool		found;
+	char	   *ring;
 
 	pages = ShmemInitStruct("orbit pages", StoreSharedPagesShmemSize(), &found);
 	if (found)
 		return;
 	pg_atomic_init_u64(&pages->since, 0);
 	pages->npartitions = OrbitPagePartitions();
-	pages->rings = (char *) TYPEALIGN(ALIGNMENT, (char *) pages + HeadSize());
+	ring = (char *) TYPEALIGN(ALIGNMENT, (char *) pages + HeadSize());
 	for (int i = 0; i < pages->npartitions; i++)
-		InitPartition(&pages->partitions[i], &orbit_page_locks[i].lock, pages->rings + i * PARTITION_BYTES);
+		InitPartition(&pages->partitions[i], &orbit_page_locks[i].lock, ring + i * PARTITION_BYTES);
 }
 
 /* ---- finding ---------------------------------------------------------------------------- */
@@ -189,24 +173,10 @@ FatesKnown(TransactionId oldest)
 		!TransactionIdPrecedes(oldest, ShmemVariableCache->oldestClogXid);
 }
 
-static inline Granule *
-GranuleOf(Partition *p, const Block *b)
-{
-	return &p->granules[((const char *) b - p->ring) / GRANULE_BYTES];
-}
-
-static inline pg_atomic_uint32 *
-PinsOf(const StorePinned *pinned)
-{
-	Size		partition = ((const char *) pinned - pages->rings) / PARTITION_BYTES;
-
-	return &GranuleOf(&pages->partitions[partition], pinned)->pins;
-}
-
 static inline void
 Pin(Block *b, CodecPage *image)
 {
-	pg_atomic_fetch_add_u32(PinsOf(b), 1);
+	pg_atomic_fetch_add_u32(&b->pins, 1);
 	image->data = (char *) b + HEADER;
 	image->size = b->len;
 	image->nchains = b->nchains;
@@ -226,8 +196,8 @@ StoreSharedPagesFind(OrbitStorageId storage, BlockNumber page, bool mark, StoreP
 	b = Find(p, bucket, storage, page);
 	if (b != NULL && !FatesKnown(b->oldest))
 		b = NULL;
-	if (b != NULL && mark && pg_atomic_read_u32(&GranuleOf(p, b)->used) == 0)
-		pg_atomic_write_u32(&GranuleOf(p, b)->used, 1);
+	if (b != NULL && mark && pg_atomic_read_u32(&b->used) == 0)
+		pg_atomic_write_u32(&b->used, 1);
 	if (b != NULL && b->exists)
 	{
 		Pin(b, image);
@@ -284,16 +254,16 @@ StorePageFatesKnown(const StorePage *p)
 void
 StoreSharedPagesPinAgain(StorePinned *pinned)
 {
-	Assert(pg_atomic_read_u32(PinsOf(pinned)) > 0);
-	pg_atomic_fetch_add_u32(PinsOf(pinned), 1);
+	Assert(pg_atomic_read_u32(&pinned->pins) > 0);
+	pg_atomic_fetch_add_u32(&pinned->pins, 1);
 }
 
 /* A full barrier: whatever was read has been read before. */
 void
 StoreSharedPagesUnpin(StorePinned *pinned)
 {
-	Assert(pg_atomic_read_u32(PinsOf(pinned)) > 0);
-	pg_atomic_fetch_sub_u32(PinsOf(pinned), 1);
+	Assert(pg_atomic_read_u32(&pinned->pins) > 0);
+	pg_atomic_fetch_sub_u32(&pinned->pins, 1);
 }
 
 /* ---- changing ----------------------------------------------------------------------------- */
@@ -343,8 +313,8 @@ MakeSpace(Partition *p, uint32 size)
 			rounds++;
 		}
 		b = BlockAt(p, from + have);
-		if (pg_atomic_read_u32(&GranuleOf(p, b)->pins) != 0 ||
-			(b->storage != ORBIT_INVALID_STORAGE && pg_atomic_exchange_u32(&GranuleOf(p, b)->used, 0) != 0))
+		if (pg_atomic_read_u32(&b->pins) != 0 ||
+			(b->storage != ORBIT_INVALID_STORAGE && pg_atomic_exchange_u32(&b->used, 0) != 0))
 		{
 			from += have + b->size;
 			have = 0;
