@@ -32,7 +32,7 @@ sub refusal
 # kill -9 of the storage worker: the postmaster ends everybody and replays the WAL.
 sub crash
 {
-	my $pid = worker_pid($node);
+	my $pid = worker_pid($node) or die 'no worker';
 	kill 'KILL', $pid;
 	wait_recovered($node, $pid) or die 'the server does not come back';
 }
