@@ -71,8 +71,7 @@ VerifyRow(Verification *v, Relation rel, const CodecPage *page, BlockNumber page
 	StringInfoData problem;
 
 	initStringInfo(&problem);
-	StoreChainOpenPage(&c, page, chain);
-	c.page = pageno;
+	StoreChainOpenPage(&c, RowStorage(rel), pageno, page, chain);
 	if (RowCheckChain(rel, &c, npages, &v->versions, &problem))
 	{
 		StoreChainRewind(&c);

@@ -187,6 +187,30 @@ ReadHead(RowTupleTableSlot *rslot)
 	rslot->unread = NULL;
 }
 
+static inline void
+ReferTo(RowTupleTableSlot *rslot, RowPage *page)
+{
+	if (page == rslot->page)
+		return;
+	DropPage(rslot);
+	rslot->page = page;
+	if (page != NULL)
+		page->refcount++;
+}
+
+/* tupdata is the slot's row now; no column of it has been deformed. */
+static inline void
+HoldRow(RowTupleTableSlot *rslot)
+{
+	TupleTableSlot *slot = &rslot->base.base;
+
+	rslot->has_row = true;
+	rslot->base.tuple = &rslot->base.tupdata;
+	rslot->base.off = 0;
+	slot->tts_nvalid = 0;
+	slot->tts_flags &= ~TTS_FLAG_EMPTY;
+}
+
 static void
 FillOwnHeader(RowTupleTableSlot *rslot)
 {
@@ -244,16 +268,9 @@ RowStoreSlot(TupleTableSlot *slot, Relation rel, const RowVersion *v, RowPage *p
 	FreeTuple(slot);
 	rslot->xmax = v->xmax;
 	rslot->cmax = v->cmax;
-	rslot->has_row = true;
-	tuple->t_self = v->tid;
-	tuple->t_tableOid = RelationGetRelid(rel);
-	if (page != rslot->page)
-	{
-		DropPage(rslot);
-		rslot->page = page;
-		if (page != NULL)
-			page->refcount++;
-	}
+	slot->tts_tid = tuple->t_self = v->tid;
+	slot->tts_tableOid = tuple->t_tableOid = RelationGetRelid(rel);
+	ReferTo(rslot, page);
 	rslot->unread = v->entry;
 	if (page != NULL)
 	{
@@ -262,19 +279,11 @@ RowStoreSlot(TupleTableSlot *slot, Relation rel, const RowVersion *v, RowPage *p
 	}
 	else
 	{
-		uint32		len;
-		const char *image = RowImage(v->entry, &len, NULL);
-
 		ReadHead(rslot);
-		CopyImage(rslot, image, len);
+		CopyImage(rslot, v->entry->payload, tuple->t_len - ROW_IMAGE_OFFSET);
 		FillOwnHeader(rslot);
 	}
-	rslot->base.tuple = tuple;
-	rslot->base.off = 0;
-	slot->tts_nvalid = 0;
-	slot->tts_flags &= ~TTS_FLAG_EMPTY;
-	slot->tts_tid = v->tid;
-	slot->tts_tableOid = tuple->t_tableOid;
+	HoldRow(rslot);
 }
 
 void
@@ -286,24 +295,15 @@ RowStorePlain(TupleTableSlot *slot, Relation rel, const CodecEntry *e, BlockNumb
 
 	Assert(slot->tts_ops == &TTSOpsOrbit);
 	FreeTuple(slot);
-	if (page != rslot->page)
-	{
-		DropPage(rslot);
-		rslot->page = page;
-		page->refcount++;
-	}
+	ReferTo(rslot, page);
 	rslot->xmax = InvalidTransactionId;
 	rslot->cmax = InvalidCommandId;
-	rslot->has_row = true;
 	rslot->unread = e;
 	tuple->t_data = (HeapTupleHeader) (e->payload - ROW_IMAGE_OFFSET);
 	slot->tts_tableOid = tuple->t_tableOid = RelationGetRelid(rel);
 	OrbitTidSet(&tuple->t_self, pageno, slotno, 0);
 	OrbitTidSet(&slot->tts_tid, pageno, slotno, 0);
-	rslot->base.tuple = tuple;
-	rslot->base.off = 0;
-	slot->tts_nvalid = 0;
-	slot->tts_flags &= ~TTS_FLAG_EMPTY;
+	HoldRow(rslot);
 }
 
 void

@@ -34,11 +34,12 @@ StoreChainOpen(StoreChain *c, StoreView *v, OrbitStorageId storage, BlockNumber 
 }
 
 void
-StoreChainOpenPage(StoreChain *c, const CodecPage *image, int chain)
+StoreChainOpenPage(StoreChain *c, OrbitStorageId storage, BlockNumber page, const CodecPage *image,
+				   int chain)
 {
 	c->view = NULL;
-	c->storage = ORBIT_INVALID_STORAGE;
-	c->page = InvalidBlockNumber;
+	c->storage = storage;
+	c->page = page;
 	c->image = image;
 	c->chain = chain;
 	c->active_head = NULL;

@@ -61,9 +61,7 @@ static uint64 views = 1;		/* number of the open view, or of the next */
 static inline CachedPage **
 Bucket(OrbitStorageId storage, BlockNumber page)
 {
-	uint64		h = (storage << 32 ^ page) * UINT64CONST(0x9E3779B97F4A7C15);
-
-	return &buckets[h >> 53];
+	return &buckets[StorePageHash(storage, page) >> 53];
 }
 
 StaticAssertDecl(BUCKETS == 1 << (64 - 53), "the hash has more bits than there are buckets");
@@ -190,7 +188,7 @@ FindPinned(OrbitStorageId storage, BlockNumber page, StorePinned **pinned)
 }
 
 bool
-StoreSharedPage(StoreView *v, OrbitStorageId storage, BlockNumber page, bool once,
+StoreFindShared(StoreView *v, OrbitStorageId storage, BlockNumber page, bool once,
 				const CodecPage **image, StorePinned **pinned)
 {
 	CodecPage	found;
@@ -208,7 +206,7 @@ StoreSharedPage(StoreView *v, OrbitStorageId storage, BlockNumber page, bool onc
 }
 
 const CodecPage *
-StoreSharePage(OrbitStorageId storage, BlockNumber page, uint64 generation,
+StorePutShared(OrbitStorageId storage, BlockNumber page, uint64 generation,
 			   const CodecPage *image, StorePinned **pinned)
 {
 	CodecPage	shared;
@@ -310,7 +308,7 @@ ReadPage(StoreView *v, OrbitStorageId storage, BlockNumber page, StorePinned **p
 	exists = StoreRocksGet(handle, ORBIT_PG_DATA, key, sizeof(key), &buf);
 	if (exists && !CodecPageOpen(&image, buf.data, buf.len))
 		StoreRaiseDamagedPage(storage, page);
-	shared = StoreSharePage(storage, page, g, exists ? &image : NULL, pinned);
+	shared = StorePutShared(storage, page, g, exists ? &image : NULL, pinned);
 	if (shared != NULL)
 		return shared;
 	return Use(Remember(storage, page, &buf, exists ? &image : NULL));
@@ -328,7 +326,7 @@ StoreCachedPage(StoreView *v, OrbitStorageId storage, BlockNumber page, StorePin
 	*pinned = NULL;
 	if (v->pin.generation == 0)
 		return NULL;
-	if (StoreSharedPage(v, storage, page, false, &image, pinned))
+	if (StoreFindShared(v, storage, page, false, &image, pinned))
 		return image;
 
 	/*

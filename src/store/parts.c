@@ -259,7 +259,9 @@ StoreUnitedPage(StoreView *v, OrbitStorageId storage, BlockNumber page, const St
 				StorePage *out)
 {
 	StoreParts	parts;
-	StoreRocksPart rocks = {0};
+	const CodecPage *image;
+	StorePinned *pinned;
+	StoreRocksPart rocks;
 
 	StorePartsBegin(&parts, cut);
 	for (uint64 seq = v->pin.active; seq >= v->pin.oldest; seq--)
@@ -269,12 +271,8 @@ StoreUnitedPage(StoreView *v, OrbitStorageId storage, BlockNumber page, const St
 		if (p != NULL)
 			StorePartsAdd(&parts, seq, p);
 	}
-	rocks.image = StoreCachedPage(v, storage, page, &rocks.pinned);
-	if (rocks.image != NULL)
-	{
-		rocks.rocks = rocks.image->data;
-		rocks.len = rocks.image->size;
-	}
+	image = StoreCachedPage(v, storage, page, &pinned);
+	rocks = StorePartOf(image, pinned);
 	return StorePartsUnite(&parts, &rocks, true, storage, page, out);
 }
 
@@ -296,15 +294,21 @@ StoreTryPage(OrbitStorageId storage, BlockNumber page, StorePage *out)
 {
 	StoreView	v;
 	StoreParts	none = {0};
-	StoreRocksPart rocks = {0};
+	const CodecPage *image;
+	StorePinned *pinned;
 	bool		found;
 
 	StoreViewOpen(&v);
 	found = v.pin.generation != 0;
 	for (uint64 seq = v.pin.active; found && seq >= v.pin.oldest; seq--)
 		found = MembufPageLookup(seq, storage, page) == NULL;
-	found = found && StoreSharedPage(&v, storage, page, false, &rocks.image, &rocks.pinned) &&
-		rocks.pinned != NULL && StorePartsUnite(&none, &rocks, true, storage, page, out);
+	found = found && StoreFindShared(&v, storage, page, false, &image, &pinned) && image != NULL;
+	if (found)
+	{
+		StoreRocksPart rocks = StorePartOf(image, pinned);
+
+		found = StorePartsUnite(&none, &rocks, true, storage, page, out);
+	}
 	StoreViewClose(&v);
 	return found;
 }

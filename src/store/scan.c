@@ -240,7 +240,7 @@ NextOfRocks(StoreScan *s, StoreView *v, RocksPage *r)
 		return;
 	if (!IteratorTells(s, v))
 	{
-		if (!s->files && StoreSharedPage(v, s->storage, s->position, !s->keep, &r->image, &r->pinned))
+		if (!s->files && StoreFindShared(v, s->storage, s->position, !s->keep, &r->image, &r->pinned))
 		{
 			r->page = s->position;
 			r->found = r->image != NULL;
@@ -410,17 +410,16 @@ ShareIteratorPage(StoreScan *s, StoreRocksPart *part, CodecPage *opened)
 {
 	static CodecBuf buf;		/* static: nothing to free on ERROR */
 	const CodecPage *shared;
+	StorePinned *pinned;
 
 	buf.len = 0;
 	if (!CodecBufAppend(&buf, part->rocks, part->len))
 		StoreOutOfMemory();
 	if (!CodecPageOpen(opened, buf.data, buf.len))
 		StoreRaiseDamagedPage(s->storage, s->rocks_page);
-	shared = StoreSharePage(s->storage, s->rocks_page, s->iter_generation, opened, &part->pinned);
-	part->image = shared != NULL ? shared : opened;
+	shared = StorePutShared(s->storage, s->rocks_page, s->iter_generation, opened, &pinned);
 	/* not this one, if somebody else was faster: as good, but perhaps pruned less */
-	part->rocks = part->image->data;
-	part->len = part->image->size;
+	*part = StorePartOf(shared != NULL ? shared : opened, pinned);
 }
 
 /* False: it has no row yet. */
@@ -440,7 +439,7 @@ TakePage(StoreScan *s, StoreView *v, BlockNumber page, const RocksPage *r, Store
 			StorePartsAdd(&parts, seq, MembufIterPage(&c->it));
 	}
 	if (r->found && r->image != NULL)
-		rocks = (StoreRocksPart) {r->image->data, r->image->size, r->image, r->pinned};
+		rocks = StorePartOf(r->image, r->pinned);
 	else if (r->found)
 	{
 		size_t		len;

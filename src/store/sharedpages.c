@@ -145,7 +145,7 @@ StoreSharedPagesShmemInit(void)
 static inline Partition *
 FindPartition(OrbitStorageId storage, BlockNumber page, uint32 **bucket)
 {
-	uint64		h = (storage << 32 ^ page) * UINT64CONST(0x9E3779B97F4A7C15);
+	uint64		h = StorePageHash(storage, page);
 	Partition  *p = &pages->partitions[(h >> 32) % pages->npartitions];
 
 	*bucket = &p->buckets[h >> BUCKET_SHIFT];

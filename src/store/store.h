@@ -116,7 +116,8 @@ typedef struct StoreChain
 extern void StoreChainOpen(StoreChain *c, StoreView *v, OrbitStorageId storage,
 						   BlockNumber page, int slot);
 /* Over a page image that the caller keeps. */
-extern void StoreChainOpenPage(StoreChain *c, const CodecPage *image, int chain);
+extern void StoreChainOpenPage(StoreChain *c, OrbitStorageId storage, BlockNumber page,
+							   const CodecPage *image, int chain);
 extern const CodecEntry *StoreChainNext(StoreChain *c); /* first call: the newest */
 extern void StoreChainRewind(StoreChain *c);
 /* Newest entry of the row in the view's active arena, as it was when the chain was

@@ -131,6 +131,13 @@ extern bool StoreRocksGet(KvDb *handle, OrbitFamily family, const char *key, Siz
 						  CodecBuf *out);
 extern void StoreOutOfMemory(void) pg_attribute_noreturn();
 
+/* The high bits are the good ones. */
+static inline uint64
+StorePageHash(OrbitStorageId storage, BlockNumber page)
+{
+	return (storage << 32 ^ page) * UINT64CONST(0x9E3779B97F4A7C15);
+}
+
 /* ---- pages of the view (pagecache.c) ----------------------------------------------- */
 
 /* What a process keeps of pages that are not in shared memory. */
@@ -143,10 +150,10 @@ extern void StoreOutOfMemory(void) pg_attribute_noreturn();
 extern const CodecPage *StoreCachedPage(StoreView *v, OrbitStorageId storage, BlockNumber page,
 										StorePinned **pinned);
 /* The same if it is among the shared pages; false: it is not.  once: it need not stay for this. */
-extern bool StoreSharedPage(StoreView *v, OrbitStorageId storage, BlockNumber page, bool once,
+extern bool StoreFindShared(StoreView *v, OrbitStorageId storage, BlockNumber page, bool once,
 							const CodecPage **image, StorePinned **pinned);
 /* Puts a page that was read at this generation among them.  NULL: there is no place for it. */
-extern const CodecPage *StoreSharePage(OrbitStorageId storage, BlockNumber page, uint64 generation,
+extern const CodecPage *StorePutShared(OrbitStorageId storage, BlockNumber page, uint64 generation,
 									   const CodecPage *image, StorePinned **pinned);
 extern void StoreCacheDrop(void);	/* the handle has moved */
 extern void StoreCacheViewClosed(void);
@@ -217,6 +224,17 @@ typedef struct StoreRocksPart
 	const CodecPage *image;
 	StorePinned *pinned;
 } StoreRocksPart;
+
+/* Of an opened page; image NULL: there is none. */
+static inline StoreRocksPart
+StorePartOf(const CodecPage *image, StorePinned *pinned)
+{
+	StoreRocksPart part = {0};
+
+	if (image != NULL)
+		part = (StoreRocksPart) {image->data, image->size, image, pinned};
+	return part;
+}
 
 extern bool StorePartsUnite(StoreParts *p, const StoreRocksPart *rocks, bool checked,
 							OrbitStorageId storage, BlockNumber page, StorePage *out);

@@ -133,9 +133,7 @@ FetchFromPage(TamFetch *f, ItemPointer tid, Snapshot snapshot, TupleTableSlot *s
 		TamSeenVersion(e, f->pageno, OrbitTidSlot(tid), &v);
 	else
 	{
-		StoreChainOpenPage(&c, image, chain);
-		c.storage = f->storage;
-		c.page = f->pageno;
+		StoreChainOpenPage(&c, f->storage, f->pageno, image, chain);
 		if (!RowVisible(&c, f->base.rel, snapshot, &v, all_dead))
 			return false;
 	}

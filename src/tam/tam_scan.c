@@ -31,7 +31,7 @@
 #define PARALLEL_MIN_CHUNK		8
 #define PARALLEL_SMALL_TABLE	256
 
-/* How far ahead of the row looked at memory is fetched: measured with count(*), 4 to 12 are alike. */
+/* How far ahead of the row looked at memory is fetched; other distances have not been measured. */
 #define PREFETCH_ROWS			8
 
 /* ---- life ------------------------------------------------------------------- */
@@ -373,15 +373,8 @@ TamNextPage(TamScan *s, bool backward)
 int
 TamOpenRow(TamScan *s, int chain, StoreChain *c)
 {
-	int			slot;
-
-	(void) CodecPageChain(&s->page->page.image, chain, &slot);
-	StoreChainOpenPage(c, &s->page->page.image, chain);
-	/* a page image does not know where it comes from */
-	c->storage = s->storage;
-	c->page = s->pageno;
-	c->slot = slot;
-	return slot;
+	StoreChainOpenPage(c, s->storage, s->pageno, &s->page->page.image, chain);
+	return c->slot;
 }
 
 bool
