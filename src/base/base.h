@@ -130,9 +130,13 @@ extern void OrbitRequirePreload(void);
 #define ORBIT_STORAGE_LOCKS		32
 #define ORBIT_UNIQUE_LOCKS		1024
 
-/* The shared page cache has a lock for each partition. */
+/*
+ * The shared page cache has a lock for each partition: as many partitions as PostgreSQL's buffer mapping has, but
+ * none smaller than ORBIT_PAGE_PARTITION_KB or of 2 GB.
+ */
 #define ORBIT_PAGE_PARTITION_KB	2048
-#define OrbitPagePartitions()	(orbit_page_cache_size / ORBIT_PAGE_PARTITION_KB)
+#define ORBIT_PAGE_PARTITIONS	128
+extern int	OrbitPagePartitions(void);
 
 extern void OrbitRequestLocks(void);	/* shmem_request_hook */
 extern void OrbitAttachLocks(void);		/* shmem_startup_hook */

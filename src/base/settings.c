@@ -174,6 +174,14 @@ OrbitRequirePreload(void)
 			 errhint("Add orbit_fdw to shared_preload_libraries in postgresql.conf and restart the server.")));
 }
 
+int
+OrbitPagePartitions(void)
+{
+	int			n = Min(orbit_page_cache_size / ORBIT_PAGE_PARTITION_KB, ORBIT_PAGE_PARTITIONS);
+
+	return Max(n, orbit_page_cache_size / (1024 * 1024));
+}
+
 void
 OrbitRequestLocks(void)
 {

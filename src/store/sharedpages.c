@@ -22,21 +22,23 @@
  * has been used since the last time round stays, once; what is pinned stays in any case, found or not.  A pin
  * is taken under the partition's lock and let go without it; blocks are only made of others under the
  * exclusive lock, when their pins are none.
+ *
+ * A ring is cut into segments, and the first segments of all rings lie together, then the second ones: what is
+ * in use is dense, however little that is, and a processor translates addresses of fewer page tables.
  */
 #include "postgres.h"
 
 #include "access/transam.h"
+#include "port/pg_bitutils.h"
 #include "storage/shmem.h"
 
 #include "store/store_internal.h"
 
-#define PARTITION_BYTES		((Size) ORBIT_PAGE_PARTITION_KB * 1024)
 #define NO_BLOCK			PG_UINT32_MAX
 #define ALIGNMENT			64
-#define BUCKET_BYTES		4096	/* of the ring for each bucket */
+#define BUCKET_BYTES		4096	/* of the ring for each bucket, at most */
 #define EXPECT_LINES		6		/* a block's head, and the directory of an ordinary page */
-#define BUCKETS				((int) (PARTITION_BYTES / BUCKET_BYTES))
-#define BUCKET_SHIFT		55		/* the bits above choose one */
+#define SEGMENT_BYTES		(2 * (uint32) STORE_LARGEST_SHARED)	/* no block reaches over its end */
 
 struct StorePinned
 {
@@ -57,27 +59,40 @@ typedef struct StorePinned Block;
 
 #define HEADER				TYPEALIGN(8, sizeof(Block))
 
-StaticAssertDecl(ORBIT_PAGE_PARTITION_KB * 1024 / BUCKET_BYTES == 1 << (64 - BUCKET_SHIFT),
-				 "there are as many buckets as the hash has values for them");
-
 typedef struct Partition
 {
 	LWLock	   *lock;
 	uint32		hand;			/* offset of the next block to be looked at for space */
-	uint32		buckets[BUCKETS];
-	char	   *ring;
+	uint32	   *buckets;
+	char	   *ring;			/* its first segment */
 } Partition;
 
 typedef struct SharedPages
 {
 	pg_atomic_uint64 since;		/* pages read at older generations are not inserted */
 	int			npartitions;
+	uint32		bytes;			/* of a partition's ring, whole segments */
+	int			bucket_shift;	/* the bits of a hash above it choose a bucket */
 	Partition	partitions[FLEXIBLE_ARRAY_MEMBER];
 } SharedPages;
 
 static SharedPages *pages = NULL;
 
 /* ---- shared memory ------------------------------------------------------------------- */
+
+static uint32
+RingBytes(void)
+{
+	Size		bytes = (Size) orbit_page_cache_size * 1024 / OrbitPagePartitions();
+
+	return bytes / SEGMENT_BYTES * SEGMENT_BYTES;
+}
+
+static int
+BucketBits(void)
+{
+	return pg_ceil_log2_32(RingBytes() / BUCKET_BYTES);
+}
 
 static Size
 HeadSize(void)
@@ -86,17 +101,39 @@ HeadSize(void)
 					 OrbitPagePartitions() * sizeof(Partition));
 }
 
+static Size
+BucketsSize(void)
+{
+	return TYPEALIGN(ALIGNMENT, sizeof(uint32) << BucketBits());
+}
+
 Size
 StoreSharedPagesShmemSize(void)
 {
 	return add_size(add_size(HeadSize(), ALIGNMENT),
-					mul_size(OrbitPagePartitions(), PARTITION_BYTES));
+					mul_size(OrbitPagePartitions(), add_size(BucketsSize(), RingBytes())));
 }
 
-static Block *
+/* From a segment of a ring to the next one. */
+static inline Size
+Stride(void)
+{
+	return (Size) pages->npartitions * SEGMENT_BYTES;
+}
+
+/* Offsets count the bytes of the ring, one segment behind the other. */
+static inline Block *
 BlockAt(const Partition *p, uint32 offset)
 {
-	return (Block *) (p->ring + offset);
+	return (Block *) (p->ring + offset / SEGMENT_BYTES * Stride() + offset % SEGMENT_BYTES);
+}
+
+static uint32
+OffsetOf(const Partition *p, const Block *b)
+{
+	Size		distance = (const char *) b - p->ring;
+
+	return distance / Stride() * SEGMENT_BYTES + distance % Stride();
 }
 
 /* A block that nobody can find. */
@@ -114,20 +151,23 @@ InitBlock(const Partition *p, uint32 offset, uint32 size)
 }
 
 static void
-InitPartition(Partition *p, LWLock *lock, char *ring)
+InitPartition(Partition *p, LWLock *lock, char *buckets, char *ring)
 {
 	p->lock = lock;
 	p->ring = ring;
 	p->hand = 0;
-	for (int i = 0; i < BUCKETS; i++)
+	p->buckets = (uint32 *) buckets;
+	for (int i = 0; i < 1 << BucketBits(); i++)
 		p->buckets[i] = NO_BLOCK;
-	(void) InitBlock(p, 0, PARTITION_BYTES);
+	for (uint32 at = 0; at < pages->bytes; at += SEGMENT_BYTES)
+		(void) InitBlock(p, at, SEGMENT_BYTES);
 }
 
 void
 StoreSharedPagesShmemInit(void)
 {
 	bool		found;
+	char	   *buckets;
 	char	   *ring;
 
 	pages = ShmemInitStruct("orbit pages", StoreSharedPagesShmemSize(), &found);
@@ -135,9 +175,13 @@ StoreSharedPagesShmemInit(void)
 		return;
 	pg_atomic_init_u64(&pages->since, 0);
 	pages->npartitions = OrbitPagePartitions();
-	ring = (char *) TYPEALIGN(ALIGNMENT, (char *) pages + HeadSize());
+	pages->bytes = RingBytes();
+	pages->bucket_shift = 64 - BucketBits();
+	buckets = (char *) TYPEALIGN(ALIGNMENT, (char *) pages + HeadSize());
+	ring = buckets + pages->npartitions * BucketsSize();
 	for (int i = 0; i < pages->npartitions; i++)
-		InitPartition(&pages->partitions[i], &orbit_page_locks[i].lock, ring + i * PARTITION_BYTES);
+		InitPartition(&pages->partitions[i], &orbit_page_locks[i].lock, buckets + i * BucketsSize(),
+					  ring + (Size) i * SEGMENT_BYTES);
 }
 
 /* ---- finding ---------------------------------------------------------------------------- */
@@ -148,7 +192,7 @@ FindPartition(OrbitStorageId storage, BlockNumber page, uint32 **bucket)
 	uint64		h = StorePageHash(storage, page);
 	Partition  *p = &pages->partitions[(h >> 32) % pages->npartitions];
 
-	*bucket = &p->buckets[h >> BUCKET_SHIFT];
+	*bucket = &p->buckets[h >> pages->bucket_shift];
 	return p;
 }
 
@@ -226,7 +270,7 @@ StoreSharedPagesExpect(OrbitStorageId storage, BlockNumber next, BlockNumber aft
 	if (at == NO_BLOCK)
 		return;
 	for (int line = 0; line < EXPECT_LINES; line++)
-		__builtin_prefetch(p->ring + at + line * 64);
+		__builtin_prefetch((char *) BlockAt(p, at) + line * 64);
 }
 
 /*
@@ -272,7 +316,7 @@ static void
 Unlink(Partition *p, Block *b)
 {
 	uint32	   *link;
-	uint32		at = (char *) b - p->ring;
+	uint32		at = OffsetOf(p, b);
 
 	(void) FindPartition(b->storage, b->page, &link);
 	while (*link != at)
@@ -307,9 +351,14 @@ MakeSpace(Partition *p, uint32 size)
 	{
 		Block	   *b;
 
-		if (from + have >= PARTITION_BYTES)
+		if (have != 0 && (from + have) % SEGMENT_BYTES == 0)
 		{
-			from = have = 0;
+			from += have;
+			have = 0;
+		}
+		if (from >= pages->bytes)
+		{
+			from = 0;
 			rounds++;
 		}
 		b = BlockAt(p, from + have);
@@ -356,7 +405,7 @@ Insert(Partition *p, uint32 *bucket, OrbitStorageId storage, BlockNumber page,
 		memcpy((char *) b + HEADER, image->data, len);
 	}
 	b->next = *bucket;
-	*bucket = (char *) b - p->ring;
+	*bucket = OffsetOf(p, b);
 	return b;
 }
 
@@ -438,7 +487,7 @@ StoreForgetOldPages(void)
 		Block	   *b;
 
 		LWLockAcquire(p->lock, LW_EXCLUSIVE);
-		for (uint32 at = 0; at < PARTITION_BYTES; at += b->size)
+		for (uint32 at = 0; at < pages->bytes; at += b->size)
 		{
 			b = BlockAt(p, at);
 			if (b->storage != ORBIT_INVALID_STORAGE && !FatesKnown(b->oldest))

@@ -161,7 +161,7 @@ extern void StoreCacheUnpin(void);	/* the transaction ends */
 
 /* ---- pages in shared memory (sharedpages.c) ------------------------------------------ */
 
-#define STORE_LARGEST_SHARED	((Size) ORBIT_PAGE_PARTITION_KB * 1024 / 16)	/* bytes of a page */
+#define STORE_LARGEST_SHARED	((Size) 64 * 1024)	/* bytes of a page */
 
 extern Size StoreSharedPagesShmemSize(void);
 extern void StoreSharedPagesShmemInit(void);
