@@ -99,6 +99,7 @@ extern int	orbit_block_cache_size; /* kB, of the worker and of each backend */
 extern int	orbit_max_background_jobs;
 extern int	orbit_compression;	/* OrbitCompression */
 extern int	orbit_bottommost_compression;
+extern int	orbit_wal_compression;	/* OrbitCompression: none or lz4 */
 extern int	orbit_flush_interval;	/* ms: oldest age of unflushed rows */
 extern int	orbit_reclaim_delay;	/* ms: age of files that may be compacted */
 extern int	orbit_reclaim_threshold;	/* percent of a compaction to be won; 0: for tests */

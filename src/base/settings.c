@@ -20,6 +20,7 @@ int			orbit_block_cache_size = 8 * 1024;
 int			orbit_max_background_jobs = 2;
 int			orbit_compression = ORBIT_COMPRESSION_LZ4;
 int			orbit_bottommost_compression = ORBIT_COMPRESSION_ZSTD;
+int			orbit_wal_compression = ORBIT_COMPRESSION_LZ4;
 int			orbit_flush_interval = 10 * 1000;
 int			orbit_reclaim_delay = 60 * 1000;
 int			orbit_reclaim_threshold = 20;
@@ -37,6 +38,12 @@ static const struct config_enum_entry compression_options[] = {
 	{"none", ORBIT_COMPRESSION_NONE, false},
 	{"lz4", ORBIT_COMPRESSION_LZ4, false},
 	{"zstd", ORBIT_COMPRESSION_ZSTD, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry wal_compression_options[] = {
+	{"none", ORBIT_COMPRESSION_NONE, false},
+	{"lz4", ORBIT_COMPRESSION_LZ4, false},
 	{NULL, 0, false}
 };
 
@@ -159,6 +166,10 @@ OrbitDefineSettings(bool preload)
 							 "Compression of the files in RocksDB's lowest level.",
 							 NULL, &orbit_bottommost_compression, ORBIT_COMPRESSION_ZSTD,
 							 compression_options, PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomEnumVariable("orbit.wal_compression",
+							 "Compression of rows in the WAL, where many, or a large one, are written at once.",
+							 NULL, &orbit_wal_compression, ORBIT_COMPRESSION_LZ4,
+							 wal_compression_options, PGC_SUSET, 0, NULL, NULL, NULL);
 	MarkGUCPrefixReserved("orbit");
 }
 

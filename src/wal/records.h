@@ -4,7 +4,9 @@
  * info (high 4 bits)    contents
  * 0x00..0x60 rows       xl_orbit_rows, nitems x xl_orbit_item (each followed by its
  *                       xid when ORBIT_ITEM_XID is set, then len bytes of payload),
- *                       then with ORBIT_ROWS_OLD a uint32 length and the old image
+ *                       then with ORBIT_ROWS_OLD a uint32 length and the old image.
+ *                       With ORBIT_ROWS_LZ4 all that follows the head is a uint32, the length of
+ *                       it, and a block of LZ4 (its block format, without a frame)
  * 0x70 kv               xl_orbit_kv, nitems x (uint8 op, uint8 zero, uint16 shared
  *                       prefix length with the key before, uint16 suffix length,
  *                       uint32 value length, suffix, value)
@@ -42,6 +44,7 @@ typedef struct xl_orbit_rows
 
 #define ORBIT_ROWS_OLD		0x01	/* the old row's image follows the items */
 #define ORBIT_ROWS_OLD_KEY	0x02	/* ... of which only the key columns are set */
+#define ORBIT_ROWS_LZ4		0x04
 
 typedef struct xl_orbit_item
 {

@@ -35,10 +35,10 @@ KindName(uint8 kind_flags)
 static void
 DescribeRows(StringInfo buf, XLogReaderState *record)
 {
-	WalReader	reader = {XLogRecGetData(record), XLogRecGetDataLen(record)};
+	WalReader	reader;
 	xl_orbit_rows head;
 
-	WalReadBytes(&reader, &head, sizeof(head));
+	WalReadRows(&reader, record, &head);
 	appendStringInfo(buf, "rel %u/%u/%u storage " UINT64_FORMAT " items %u:",
 					 head.node.spcNode, head.node.dbNode, head.node.relNode,
 					 head.storage, head.nitems);
@@ -67,6 +67,8 @@ DescribeRows(StringInfo buf, XLogReaderState *record)
 		appendStringInfoString(buf, " ...");
 	if (head.flags & ORBIT_ROWS_OLD)
 		appendStringInfoString(buf, head.flags & ORBIT_ROWS_OLD_KEY ? " old key" : " old row");
+	if (head.flags & ORBIT_ROWS_LZ4)
+		appendStringInfoString(buf, " compressed");
 }
 
 static void

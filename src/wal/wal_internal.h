@@ -24,6 +24,11 @@ typedef struct WalKvItem
 	Size		valuelen;
 } WalKvItem;
 
+/*
+ * Sets *r to what follows a rows record's head, which is returned; what was compressed lies in memory
+ * of this process until the next call.
+ */
+extern void WalReadRows(WalReader *r, XLogReaderState *record, xl_orbit_rows *head);
 extern void WalReadBytes(WalReader *r, void *dst, Size n);
 extern const char *WalReadPointer(WalReader *r, Size n);
 extern void WalReadItem(WalReader *r, TransactionId record_xid, StoreItem *item);

@@ -8,6 +8,8 @@
  */
 #include "postgres.h"
 
+#include <lz4.h>
+
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
 #include "access/xlogreader.h"
@@ -64,6 +66,42 @@ WalReadPointer(WalReader *r, Size n)
 	return p;
 }
 
+/* What a record's compressed part holds. */
+static void
+Decompress(WalReader *r)
+{
+	static char *raw = NULL;
+	static uint32 cap = 0;
+	uint32		len;
+
+	WalReadBytes(r, &len, sizeof(len));
+	if (len > PG_INT32_MAX || r->left > PG_INT32_MAX)
+		elog(ERROR, "orbit WAL record is too long");
+	if (len > cap)
+	{
+		if (raw)
+			pfree(raw);
+		raw = NULL;
+		cap = 0;
+		raw = MemoryContextAllocHuge(TopMemoryContext, len);
+		cap = len;
+	}
+	if (LZ4_decompress_safe(r->p, raw, r->left, len) != (int) len)
+		elog(ERROR, "orbit WAL record cannot be decompressed");
+	r->p = raw;
+	r->left = len;
+}
+
+void
+WalReadRows(WalReader *r, XLogReaderState *record, xl_orbit_rows *head)
+{
+	r->p = XLogRecGetData(record);
+	r->left = XLogRecGetDataLen(record);
+	WalReadBytes(r, head, sizeof(*head));
+	if (head->flags & ORBIT_ROWS_LZ4)
+		Decompress(r);
+}
+
 void
 WalReadItem(WalReader *r, TransactionId record_xid, StoreItem *item)
 {
@@ -101,12 +139,12 @@ EnterWithSpace(MembufReservation *r, Size bytes)
 static void
 RedoRows(XLogReaderState *record)
 {
-	WalReader	reader = {XLogRecGetData(record), XLogRecGetDataLen(record)};
+	WalReader	reader;
 	MembufReservation r;
 	xl_orbit_rows head;
 	StoreItem  *items;
 
-	WalReadBytes(&reader, &head, sizeof(head));
+	WalReadRows(&reader, record, &head);
 	items = RedoItems(head.nitems);
 	for (int i = 0; i < head.nitems; i++)
 	{

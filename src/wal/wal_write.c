@@ -4,6 +4,8 @@
  */
 #include "postgres.h"
 
+#include <lz4.h>
+
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "access/xloginsert.h"
@@ -15,10 +17,18 @@
 #include "wal/records.h"
 #include "wal/wal.h"
 
+#define COMPRESS_FROM	1024	/* bytes; of less there is little to gain */
+#define POOR_RECORDS	15		/* logged as they are after one that hardly became smaller */
+
 /* Record under construction, kept for the life of the process. */
 static char *record_buf = NULL;
 static Size record_cap = 0;
 static Size record_len = 0;
+
+/* The same, compressed. */
+static char *packed_buf = NULL;
+static Size packed_cap = 0;
+static int	poor_records = 0;
 
 static void
 RecordReset(void)
@@ -28,6 +38,12 @@ RecordReset(void)
 		pfree(record_buf);
 		record_buf = NULL;
 		record_cap = 0;
+	}
+	if (packed_cap > 1024 * 1024)
+	{
+		pfree(packed_buf);
+		packed_buf = NULL;
+		packed_cap = 0;
 	}
 	record_len = 0;
 }
@@ -70,6 +86,55 @@ AppendItem(const StoreItem *item, TransactionId record_xid)
 		RecordAppend(item->payload, item->len);
 }
 
+static void
+ReservePacked(Size n)
+{
+	if (n <= packed_cap)
+		return;
+	if (packed_buf != NULL)
+		pfree(packed_buf);
+	packed_buf = NULL;
+	packed_cap = 0;
+	packed_buf = MemoryContextAllocHuge(TopMemoryContext, n);
+	packed_cap = n;
+}
+
+/* Rows of one statement are alike: what did not become smaller is not tried again at once. */
+static bool
+WorthCompressing(Size n)
+{
+	if (orbit_wal_compression == ORBIT_COMPRESSION_NONE || n < COMPRESS_FROM || n > LZ4_MAX_INPUT_SIZE)
+		return false;
+	if (poor_records == 0)
+		return true;
+	poor_records--;
+	return false;
+}
+
+/* What follows the head of the record under construction. */
+static void
+Compress(WalRows *w, xl_orbit_rows *head)
+{
+	uint32		raw = record_len - sizeof(*head);
+	Size		before = sizeof(*head) + sizeof(raw);
+	int			n;
+
+	if (!WorthCompressing(raw))
+		return;
+	ReservePacked(before + LZ4_compressBound(raw));
+	n = LZ4_compress_default(record_buf + sizeof(*head), packed_buf + before, raw, packed_cap - before);
+	if (n <= 0 || n > raw - raw / 8)
+	{
+		poor_records = POOR_RECORDS;
+		return;
+	}
+	head->flags |= ORBIT_ROWS_LZ4;
+	memcpy(packed_buf, head, sizeof(*head));
+	memcpy(packed_buf + sizeof(*head), &raw, sizeof(raw));
+	w->data = packed_buf;
+	w->len = before + n;
+}
+
 void
 WalPrepareRows(WalRows *w, WalRowsKind kind, Relation rel, OrbitStorageId storage,
 			   const StoreItem *items, int n,
@@ -107,6 +172,8 @@ WalPrepareRows(WalRows *w, WalRowsKind kind, Relation rel, OrbitStorageId storag
 	}
 	w->data = record_buf;
 	w->len = record_len;
+	if (w->logged)
+		Compress(w, &head);
 }
 
 XLogRecPtr
