@@ -104,18 +104,30 @@ HeapTuple
 RowFormTuple(Relation rel, TupleTableSlot *slot, HeapTuple old, int options,
 			 const char **image, uint32 *len)
 {
-	HeapTuple	tuple = RowRawTuple(rel, slot);
+	HeapTuple	formed = RowSlotTuple(slot);
+	HeapTuple	tuple = formed;
 
+	if (formed != NULL)
+		RowCleanTuple(formed, RelationGetRelid(rel));
+	else
+		tuple = RowRawTuple(rel, slot);
 	if (RowNeedsToast(rel, tuple, old))
 	{
 		HeapTuple	toasted = heap_toast_insert_or_update(rel, tuple, old, options);
 
-		if (toasted != tuple)
+		if (toasted != tuple && tuple != formed)
 			heap_freetuple(tuple);
 		tuple = toasted;
 	}
 	*image = RowStorableImage(tuple, len);
 	return tuple;
+}
+
+void
+RowFreeFormed(TupleTableSlot *slot, HeapTuple tuple)
+{
+	if (tuple != RowSlotTuple(slot))
+		heap_freetuple(tuple);
 }
 
 void

@@ -16,11 +16,13 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/predicate.h"
+#include "utils/memutils.h"
 
 #include "membuf/membuf.h"
 #include "row/row_internal.h"
 
 #define BATCH_BYTES		(64 * 1024) /* of row images in one record, at most */
+#define BATCH_KEEP_BYTES	(128 * 1024)	/* of a process that has written rows many at a time */
 
 /* A warning where nine tenths of a table's pages are used, and after each thousandth more. */
 #define PAGES_WARN		(STORE_PAGE_LIMIT / 1000 * 900)
@@ -127,7 +129,7 @@ RowInsert(Relation rel, TupleTableSlot *slot, CommandId cid, int options,
 	pgstat_count_heap_insert(rel, 1);
 	OrbitTidSet(&tid, item.page, item.slot, 0);
 	RowSlotStored(slot, rel, &tid, xid, cid, InvalidTransactionId);
-	heap_freetuple(tuple);
+	RowFreeFormed(slot, tuple);
 	if (copy != NULL)
 		pfree(copy);
 }
@@ -136,18 +138,31 @@ RowInsert(Relation rel, TupleTableSlot *slot, CommandId cid, int options,
 
 typedef struct RowBatch
 {
-	HeapTuple  *tuples;
 	StoreItem  *items;
 	uint32	   *bytes;
 	int			n;
 } RowBatch;
+
+/*
+ * Memory of a batch; its first block is kept.  The caller's context would give the memory back to the
+ * operating system after each batch, and get it anew for the next one.
+ */
+static MemoryContext
+BatchContext(void)
+{
+	static MemoryContext context = NULL;
+
+	if (context == NULL)
+		context = AllocSetContextCreate(TopMemoryContext, "orbit rows", 0, BATCH_KEEP_BYTES, ALLOCSET_DEFAULT_MAXSIZE);
+	MemoryContextReset(context);	/* an ERROR may have left something */
+	return context;
+}
 
 static void
 FormBatch(RowBatch *b, Relation rel, TupleTableSlot **slots, int n, TransactionId xid,
 		  CommandId cid, int options)
 {
 	b->n = n;
-	b->tuples = palloc(n * sizeof(HeapTuple));
 	b->items = palloc(n * sizeof(StoreItem));
 	b->bytes = palloc(n * sizeof(uint32));
 	for (int i = 0; i < n; i++)
@@ -155,20 +170,10 @@ FormBatch(RowBatch *b, Relation rel, TupleTableSlot **slots, int n, TransactionI
 		const char *image;
 		uint32		len;
 
-		b->tuples[i] = RowFormTuple(rel, slots[i], NULL, options, &image, &len);
+		(void) RowFormTuple(rel, slots[i], NULL, options, &image, &len);
 		InsertItem(&b->items[i], InvalidBlockNumber, 0, xid, cid, image, len);
 		b->bytes[i] = CODEC_NODE_SIZE(len);
 	}
-}
-
-static void
-FreeBatch(RowBatch *b)
-{
-	for (int i = 0; i < b->n; i++)
-		heap_freetuple(b->tuples[i]);
-	pfree(b->tuples);
-	pfree(b->items);
-	pfree(b->bytes);
 }
 
 /* How many of the rows from `first` on one record may hold. */
@@ -194,13 +199,18 @@ RowMultiInsert(Relation rel, TupleTableSlot **slots, int nslots, CommandId cid, 
 {
 	TransactionId xid = GetCurrentTransactionId();
 	OrbitStorageId storage = RowStorage(rel);
+	MemoryContext context;
+	MemoryContext old;
 	RowBatch	b;
 	int			n;
 
 	if (nslots == 0)
 		return;
 	RefuseInParallel();
+	context = BatchContext();
+	old = MemoryContextSwitchTo(context);
 	FormBatch(&b, rel, slots, nslots, xid, cid, options);
+	MemoryContextSwitchTo(old);
 	CheckForSerializableConflictIn(rel, NULL, InvalidBlockNumber);
 
 	for (int done = 0; done < nslots; done += n)
@@ -227,7 +237,7 @@ RowMultiInsert(Relation rel, TupleTableSlot **slots, int nslots, CommandId cid, 
 		OrbitTidSet(&tid, b.items[i].page, b.items[i].slot, 0);
 		RowSlotStored(slots[i], rel, &tid, xid, cid, InvalidTransactionId);
 	}
-	FreeBatch(&b);
+	MemoryContextReset(context);
 }
 
 /* ---- speculative rows -------------------------------------------------------------------- */

@@ -104,11 +104,13 @@ extern void RowStorePlain(TupleTableSlot *slot, Relation rel, const CodecEntry *
 /*
  * Forms the image to store from any kind of slot: fills in missing attributes, flattens, toasts
  * (heap TOAST table; options as for heap_insert), checks the size.  The result is
- * palloc'ed in the current context; *image points at t_infomask2 inside it.
+ * palloc'ed in the current context, or the tuple of an orbit slot that has formed it already (RowFreeFormed);
+ * *image points at t_infomask2 inside it.
  * old: the row replaced (for toast reuse) or NULL.
  */
 extern HeapTuple RowFormTuple(Relation rel, TupleTableSlot *slot, HeapTuple old, int options,
 							  const char **image, uint32 *len);
+extern void RowFreeFormed(TupleTableSlot *slot, HeapTuple tuple);
 /* A heap tuple whose header is filled from a stored image (palloc'ed): t_self, t_tableOid, xmin.. set. */
 extern HeapTuple RowHeapTuple(Relation rel, const RowVersion *v);
 

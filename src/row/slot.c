@@ -306,6 +306,18 @@ RowStorePlain(TupleTableSlot *slot, Relation rel, const CodecEntry *e, BlockNumb
 	HoldRow(rslot);
 }
 
+HeapTuple
+RowSlotTuple(TupleTableSlot *slot)
+{
+	RowTupleTableSlot *rslot = (RowTupleTableSlot *) slot;
+	HeapTuple	tuple;
+
+	if (slot->tts_ops != &TTSOpsOrbit || rslot->base.tuple == NULL || InPage(rslot))
+		return NULL;
+	tuple = rslot->base.tuple;
+	return HeapTupleHeaderGetNatts(tuple->t_data) == slot->tts_tupleDescriptor->natts ? tuple : NULL;
+}
+
 void
 RowSlotStored(TupleTableSlot *slot, Relation rel, const ItemPointerData *tid,
 			  TransactionId xmin, CommandId cmin, TransactionId xmax)
