@@ -117,6 +117,23 @@ extern void OrbitDefineSettings(bool preload);
 extern bool orbit_preloaded;
 extern void OrbitRequirePreload(void);
 
+/* ---- shared memory -------------------------------------------------------- */
+
+#define ORBIT_OS_PAGE	4096	/* larger ones are touched more often than need be */
+
+/*
+ * For memory that is about to be written, perhaps for the first time by this process: the kernel maps one page
+ * where a write meets none, but its neighbours too (64 kB) where a read does.
+ */
+static inline void
+OrbitTouch(const void *at, Size bytes)
+{
+	const volatile char *p = at;
+
+	for (Size i = 0; i < bytes; i += ORBIT_OS_PAGE)
+		(void) p[i];
+}
+
 /* ---- locks ------------------------------------------------------------- */
 
 /*

@@ -95,6 +95,7 @@ TryReserve(MembufReservation *r, uint64 seq, uint32 units)
 		if (!ArenaReserve(a, units, ChunkUnits(units), &start, &end))
 			return false;
 		NoteOpened(a);
+		OrbitTouch(ArenaAt(a, start), (Size) (end - start) * ARENA_UNIT);
 		if (spare.seq != seq || spare.end != start)
 			spare.next = start;
 		spare.seq = seq;

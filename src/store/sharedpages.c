@@ -402,6 +402,7 @@ Insert(Partition *p, uint32 *bucket, OrbitStorageId storage, BlockNumber page,
 	if (image != NULL)
 	{
 		b->nchains = image->nchains;
+		OrbitTouch(b, b->size);
 		memcpy((char *) b + HEADER, image->data, len);
 	}
 	b->next = *bucket;
