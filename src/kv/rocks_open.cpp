@@ -87,7 +87,11 @@ Compression(int setting, CompressionType *out)
 	}
 }
 
-/* Index and filter blocks live in the block cache, so its size bounds a process. */
+/*
+ * Index and filter blocks live in the block cache, so its size bounds a process.  They are cut into parts, and the
+ * index is not compressed: a cache that is small beside the files loses them all the time, and a lookup would read and
+ * decompress the index of a whole file.
+ */
 static rocksdb::BlockBasedTableOptions
 TableOptions(const KvDb &db, int family)
 {
@@ -99,6 +103,9 @@ TableOptions(const KvDb &db, int family)
 	t.block_cache = db.cache;
 	t.cache_index_and_filter_blocks = true;
 	t.cache_index_and_filter_blocks_with_high_priority = true;
+	t.index_type = rocksdb::BlockBasedTableOptions::kTwoLevelIndexSearch;
+	t.partition_filters = true;
+	t.enable_index_compression = false;
 	t.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10));
 	t.whole_key_filtering = family != ORBIT_PG_INDEXES;
 	return t;
@@ -112,6 +119,12 @@ FamilyOptions(const KvDb &db, int family, ColumnFamilyOptions *out)
 
 	if (s.ok())
 		s = Compression(db.options.bottommost_compression, &c.bottommost_compression);
+
+	/*
+	 * Of zstd; LZ4 has none.  Level 3, the default, made rows 1.5 % smaller at half to two thirds of the speed
+	 * (zstd -b1 -e3 -B16384 on rows of random bytes and of text).
+	 */
+	c.compression_opts.level = 1;
 	c.table_factory.reset(rocksdb::NewBlockBasedTableFactory(TableOptions(db, family)));
 	c.write_buffer_size = 64 << 10; /* memtables are never written */
 	c.num_levels = 7;
