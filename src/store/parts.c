@@ -232,7 +232,7 @@ StorePartsUnite(StoreParts *p, const StoreRocksPart *rocks, bool checked,
 	{
 		StoreSharedPagesPinAgain(rocks->pinned);
 		out->pinned = rocks->pinned;
-		out->plain = StoreSharedPagesPlain(rocks->pinned);
+		out->plain = StoreSharedPagesPlain(rocks->pinned, &out->newest);
 		out->image = *rocks->image;
 		return true;
 	}

@@ -48,9 +48,10 @@ struct StorePinned
 	BlockNumber page;
 	OrbitStorageId storage;		/* ORBIT_INVALID_STORAGE: not to be found */
 	TransactionId oldest;		/* whose fate a reader could ask for, or invalid */
+	TransactionId newest;		/* see StorePage, as plain */
 	uint16		nchains;
 	bool		exists;			/* false: RocksDB has no such page */
-	bool		plain;			/* see StorePage */
+	bool		plain;
 	pg_atomic_uint32 used;
 	pg_atomic_uint32 pins;
 };
@@ -58,6 +59,14 @@ struct StorePinned
 typedef struct StorePinned Block;
 
 #define HEADER				TYPEALIGN(8, sizeof(Block))
+
+/* What a page's readers could ask the commit log. */
+typedef struct Fates
+{
+	TransactionId oldest;		/* that could be asked for, or invalid */
+	TransactionId newest;		/* the same */
+	bool		plain;			/* see StorePage */
+} Fates;
 
 typedef struct Partition
 {
@@ -284,8 +293,9 @@ StoreSharedPagesStands(const StorePinned *pinned)
 }
 
 bool
-StoreSharedPagesPlain(const StorePinned *pinned)
+StoreSharedPagesPlain(const StorePinned *pinned, TransactionId *newest)
 {
+	*newest = pinned->newest;
 	return pinned->plain;
 }
 
@@ -381,7 +391,7 @@ MakeSpace(Partition *p, uint32 size)
 
 static Block *
 Insert(Partition *p, uint32 *bucket, OrbitStorageId storage, BlockNumber page,
-	   TransactionId oldest, bool plain, const CodecPage *image)
+	   const Fates *fates, const CodecPage *image)
 {
 	uint32		len = image != NULL ? image->size : 0;
 	Block	   *b = Find(p, bucket, storage, page);
@@ -397,8 +407,9 @@ Insert(Partition *p, uint32 *bucket, OrbitStorageId storage, BlockNumber page,
 	b->page = page;
 	b->len = len;
 	b->exists = image != NULL;
-	b->oldest = oldest;
-	b->plain = plain;
+	b->oldest = fates->oldest;
+	b->newest = fates->newest;
+	b->plain = fates->plain;
 	if (image != NULL)
 	{
 		b->nchains = image->nchains;
@@ -410,47 +421,62 @@ Insert(Partition *p, uint32 *bucket, OrbitStorageId storage, BlockNumber page,
 	return b;
 }
 
-/* The oldest transaction whose fate somebody who reads the page could ask for. */
-static TransactionId
-OldestAsked(const CodecPage *page, bool *plain)
+static bool
+IsPlain(const CodecEntry *e)
 {
-	TransactionId oldest = InvalidTransactionId;
+	return CodecEntryKind(e) == CODEC_INSERT && !(e->kind_flags & CODEC_SPECULATIVE);
+}
 
-	*plain = true;
+/* An entry that is not frozen. */
+static void
+NoteFate(Fates *f, const CodecEntry *e)
+{
+	if (!TransactionIdIsNormal(e->xid))
+	{
+		f->plain = false;
+		return;
+	}
+	if (e->xid == f->newest)
+		return;
+	if (!TransactionIdIsValid(f->oldest) || TransactionIdPrecedes(e->xid, f->oldest))
+		f->oldest = e->xid;
+	if (!TransactionIdIsValid(f->newest) || TransactionIdPrecedes(f->newest, e->xid))
+		f->newest = e->xid;
+	f->plain = f->plain && FatesKnown(e->xid) && TransactionIdDidCommit(e->xid);
+}
 
+static void
+PageFates(const CodecPage *page, Fates *f)
+{
+	*f = (Fates) {.plain = true};
 	for (int chain = 0; chain < page->nchains; chain++)
 	{
 		const CodecEntry *e = CodecPageChain(page, chain, NULL);
 
 		for (; e != NULL; e = CodecPageOlder(page, chain, e))
 		{
-			CodecKind	kind = CodecEntryKind(e);
-
-			if (kind != CODEC_INSERT || !(e->kind_flags & CODEC_FROZEN))
-				*plain = false;
-			if (kind == CODEC_DEADSLOT || (e->kind_flags & CODEC_FROZEN) || !TransactionIdIsNormal(e->xid))
-				continue;
-			if (!TransactionIdIsValid(oldest) || TransactionIdPrecedes(e->xid, oldest))
-				oldest = e->xid;
+			if (!IsPlain(e))
+				f->plain = false;
+			if (CodecEntryKind(e) != CODEC_DEADSLOT && !(e->kind_flags & CODEC_FROZEN))
+				NoteFate(f, e);
 		}
 	}
-	return oldest;
 }
 
 bool
 StoreFatesKnown(const CodecPage *page)
 {
-	bool		plain;
+	Fates		f;
 
-	return FatesKnown(OldestAsked(page, &plain));
+	PageFates(page, &f);
+	return FatesKnown(f.oldest);
 }
 
 StorePinned *
 StoreSharedPagesPut(OrbitStorageId storage, BlockNumber page, uint64 generation,
 					const CodecPage *image, CodecPage *shared)
 {
-	TransactionId oldest = InvalidTransactionId;
-	bool		plain = false;
+	Fates		fates = {0};
 	uint32	   *bucket;
 	Partition  *p;
 	Block	   *b = NULL;
@@ -458,12 +484,12 @@ StoreSharedPagesPut(OrbitStorageId storage, BlockNumber page, uint64 generation,
 	if (image != NULL && image->size > STORE_LARGEST_SHARED)
 		return NULL;
 	if (image != NULL)
-		oldest = OldestAsked(image, &plain);
+		PageFates(image, &fates);
 	OrbitStopPoint("shared_page_put");
 	p = FindPartition(storage, page, &bucket);
 	LWLockAcquire(p->lock, LW_EXCLUSIVE);
 	if (generation >= pg_atomic_read_u64(&pages->since))
-		b = Insert(p, bucket, storage, page, oldest, plain, image);
+		b = Insert(p, bucket, storage, page, &fates, image);
 	if (b != NULL && b->exists && image != NULL)
 		Pin(b, shared);
 	else

@@ -145,7 +145,8 @@ typedef struct StorePinned StorePinned;
 typedef struct StorePage
 {
 	CodecPage	image;
-	bool		plain;			/* every row is one frozen INSERT: all of them are seen by everybody */
+	bool		plain;			/* every row is one INSERT, frozen or of a transaction that has committed */
+	TransactionId newest;		/* of a plain page: none of the latter is after it; invalid: all frozen */
 	CodecBuf	buf;			/* its memory is kept for the next page */
 	StorePinned *pinned;
 } StorePage;

@@ -182,7 +182,8 @@ extern StorePinned *StoreSharedPagesPut(OrbitStorageId storage, BlockNumber page
 extern void StoreSharedPagesExpect(OrbitStorageId storage, BlockNumber next, BlockNumber after);
 /* May a view that has been opened since it was pinned use it still? */
 extern bool StoreSharedPagesStands(const StorePinned *pinned);
-extern bool StoreSharedPagesPlain(const StorePinned *pinned);	/* see StorePage */
+/* See StorePage. */
+extern bool StoreSharedPagesPlain(const StorePinned *pinned, TransactionId *newest);
 extern void StoreSharedPagesPinAgain(StorePinned *pinned);
 extern void StoreSharedPagesUnpin(StorePinned *pinned);
 /* May the commit log be asked about every transaction that is in the page? */

@@ -49,7 +49,7 @@ typedef struct TamScan
 	BlockNumber pageno;
 	bool		page_valid;
 	int			chain;			/* index of the row last looked at in page */
-	bool		plain;			/* all of page's rows are seen, and frozen */
+	bool		plain;			/* all of page's rows are seen */
 	RowVersion *visible;		/* else: what the snapshot sees of page, by chain; NULL: not yet needed */
 	int			nvisible;
 	TransactionId seen_xid;		/* committed before the snapshot; 0: none known */

@@ -13,6 +13,8 @@
 #include "postgres.h"
 
 #include "access/skey.h"
+#include "access/transam.h"
+#include "access/xact.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "port/pg_bitutils.h"
@@ -173,10 +175,22 @@ DecidesByPage(const TamScan *s)
 	return s->base.rs_snapshot != NULL && s->base.rs_snapshot->snapshot_type == SNAPSHOT_MVCC;
 }
 
+/* The snapshot sees every row.  A serializable transaction looks at all that is not frozen, as in TamSeenAtOnce. */
+static bool
+SeesAll(const TamScan *s)
+{
+	const StorePage *page = &s->page->page;
+
+	if (!page->plain || !DecidesByPage(s))
+		return false;
+	return !TransactionIdIsValid(page->newest) ||
+		(!IsolationIsSerializable() && TransactionIdPrecedes(page->newest, s->base.rs_snapshot->xmin));
+}
+
 static void
 OpenPage(TamScan *s)
 {
-	s->plain = s->page->page.plain && DecidesByPage(s);
+	s->plain = SeesAll(s);
 	s->page_valid = true;
 	s->chain = s->backward ? s->page->page.image.nchains : -1;
 }
