@@ -385,12 +385,48 @@ orbit_slot_clear(TupleTableSlot *slot)
 	rslot->has_row = false;
 }
 
-/* PostgreSQL's own deforming: it works on the two fields both slots begin with. */
+/*
+ * Columns at the row's begin whose offsets are always the same, and known: nothing need be asked about each.
+ * True: these were all.
+ */
+static inline bool
+DeformFixed(RowTupleTableSlot *rslot, int natts)
+{
+	TupleTableSlot *slot = &rslot->base.base;
+	TupleDesc	desc = slot->tts_tupleDescriptor;
+	HeapTupleHeader h = rslot->base.tuple->t_data;
+	const char *data = (const char *) h + h->t_hoff;
+	int			i = slot->tts_nvalid;
+
+	if ((h->t_infomask & HEAP_HASNULL) != 0 || HeapTupleHeaderGetNatts(h) < natts)
+		return false;
+	for (; i < natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		if (att->attcacheoff < 0 || att->attlen <= 0)
+			break;
+		slot->tts_values[i] = fetchatt(att, data + att->attcacheoff);
+		slot->tts_isnull[i] = false;
+	}
+	if (i > slot->tts_nvalid)
+	{
+		Form_pg_attribute last = TupleDescAttr(desc, i - 1);
+
+		slot->tts_nvalid = i;
+		rslot->base.off = last->attcacheoff + last->attlen;
+		slot->tts_flags &= ~TTS_FLAG_SLOW;
+	}
+	return i == natts;
+}
+
+/* Else PostgreSQL's own deforming: it works on the two fields both slots begin with. */
 static void
 orbit_slot_getsomeattrs(TupleTableSlot *slot, int natts)
 {
 	Assert(!TTS_EMPTY(slot));
-	TTSOpsHeapTuple.getsomeattrs(slot, natts);
+	if (!DeformFixed((RowTupleTableSlot *) slot, natts))
+		TTSOpsHeapTuple.getsomeattrs(slot, natts);
 }
 
 /*
