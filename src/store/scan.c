@@ -339,6 +339,12 @@ StoreScanFiles(StoreScan *s)
 	s->keep = false;
 }
 
+void
+StoreScanOnce(StoreScan *s)
+{
+	s->keep = false;
+}
+
 static void
 MovePast(StoreScan *s, BlockNumber page)
 {

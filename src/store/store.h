@@ -178,6 +178,8 @@ extern StoreScan *StoreScanBegin(OrbitStorageId storage, BlockNumber first, Bloc
 extern bool StoreScanNext(StoreScan *s, BlockNumber *page, StorePage *out);
 /* Before the first page: files are to be read, whatever is cached; out->image is the caller's to open. */
 extern void StoreScanFiles(StoreScan *s);
+/* Before the first page: what is read is of no use to others, and takes no place among the shared pages. */
+extern void StoreScanOnce(StoreScan *s);
 extern void StoreScanEnd(StoreScan *s);
 /* ereport(ERROR) XX001 that names storage and page. */
 extern void StoreRaiseDamagedPage(OrbitStorageId storage, BlockNumber page) pg_attribute_noreturn();

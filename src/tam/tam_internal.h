@@ -45,6 +45,7 @@ typedef struct TamScan
 	bool		inited;			/* the first page has been asked for */
 	bool		backward;		/* direction of pages */
 	StoreScan  *pages;			/* NULL: none open */
+	bool		once;			/* see StoreScanOnce */
 	RowPage    *page;			/* image of page `pageno` if page_valid */
 	BlockNumber pageno;
 	bool		page_valid;
@@ -241,10 +242,16 @@ typedef struct VacuumState
 	int64		pages_read;
 
 	VacuumCounts counts;
+	bool		counted;		/* all rows were */
 } VacuumState;
 
-/* counts.pages must be set; fills in `dead` and what follows it. */
+/*
+ * counts.pages must be set; fills in `dead` and what follows it.  Where all pages have to be looked at their rows are
+ * counted at once.
+ */
 extern void TamVacuumDeadRows(VacuumState *v);
+/* Adds the rows of the page where the scan stands. */
+extern void TamVacuumCountPage(TamScan *s, TransactionId oldest_xmin, VacuumCounts *counts);
 /* counts must be set. */
 extern void TamVacuumCleanupIndexes(VacuumState *v);
 

@@ -260,6 +260,8 @@ OpenRange(TamScan *s, BlockNumber first, BlockNumber last)
 
 	ClosePages(s);
 	s->pages = StoreScanBegin(s->storage, first, last, s->backward, Cut(s, &cut));
+	if (s->once)
+		StoreScanOnce(s->pages);
 	MemoryContextSwitchTo(old);
 }
 

@@ -4,8 +4,8 @@
  * clean-up calls for the indexes, and the statistics in pg_class and in the cumulative
  * statistics system.
  *
- * Rows are counted on a sample of pages when the table is large, on all of them when it is
- * small.  relfrozenxid advances as far as files prove, those of snapshots included; relminmxid
+ * Rows are counted on the pages that are looked at for dead rows, if these are all; else on a sample of pages when
+ * the table is large, on all of them when it is small.  relfrozenxid advances as far as files prove, those of snapshots included; relminmxid
  * always, for rows hold no MultiXacts.
  *
  * Dead rows that nobody needs are not reported to the statistics system once their index entries
@@ -55,8 +55,8 @@ CountForVacuum(const RowVersionStatus *s, void *arg)
 	return true;
 }
 
-static void
-CountPage(TamScan *s, TransactionId oldest_xmin, VacuumCounts *counts)
+void
+TamVacuumCountPage(TamScan *s, TransactionId oldest_xmin, VacuumCounts *counts)
 {
 	for (int chain = 0; chain < s->page->page.image.nchains; chain++)
 	{
@@ -95,7 +95,6 @@ CountRows(Relation rel, TransactionId oldest_xmin, VacuumCounts *counts)
 	memset(counts, 0, sizeof(*counts));
 	counts->pages = s->npages;
 	pages = mapped ? map.pages : s->npages;
-	pgstat_progress_update_param(PROGRESS_VACUUM_TOTAL_HEAP_BLKS, counts->pages);
 	sample = Min(pages, VACUUM_SAMPLE_PAGES);
 	counts->complete = sample == pages;
 	for (BlockNumber i = 0; i < sample; i++)
@@ -106,7 +105,7 @@ CountRows(Relation rel, TransactionId oldest_xmin, VacuumCounts *counts)
 			page = StoreMapPage(&map, page);
 		vacuum_delay_point();
 		if (TamLoadPage(s, page))
-			CountPage(s, oldest_xmin, counts);
+			TamVacuumCountPage(s, oldest_xmin, counts);
 		counts->scanned++;
 		pgstat_progress_update_param(PROGRESS_VACUUM_HEAP_BLKS_SCANNED, page + 1);
 	}
@@ -232,8 +231,10 @@ TamVacuum(Relation rel, struct VacuumParams *params, BufferAccessStrategy bstrat
 
 	pgstat_progress_update_param(PROGRESS_VACUUM_PHASE, PROGRESS_VACUUM_PHASE_SCAN_HEAP);
 	v.counts.pages = StorePageCount(v.storage);
+	pgstat_progress_update_param(PROGRESS_VACUUM_TOTAL_HEAP_BLKS, v.counts.pages);
 	TamVacuumDeadRows(&v);
-	CountRows(rel, v.oldest_xmin, &v.counts);
+	if (!v.counted)
+		CountRows(rel, v.oldest_xmin, &v.counts);
 	TamVacuumCleanupIndexes(&v);
 	if (v.parallel != NULL)
 		parallel_vacuum_end(v.parallel, v.index_stats);

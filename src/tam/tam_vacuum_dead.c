@@ -210,6 +210,13 @@ GatherPage(VacuumState *v, TamScan *s)
 	pgstat_progress_update_param(PROGRESS_VACUUM_NUM_DEAD_TUPLES, v->dead->num_items);
 }
 
+static void
+CountGathered(VacuumState *v, TamScan *s)
+{
+	TamVacuumCountPage(s, v->oldest_xmin, &v->counts);
+	v->counts.scanned++;
+}
+
 static bool
 GatherRange(VacuumState *v, TamScan *s, const StorePageRange *range)
 {
@@ -223,6 +230,8 @@ GatherRange(VacuumState *v, TamScan *s, const StorePageRange *range)
 			on = DeleteIndexEntries(v);
 		if (on)
 			GatherPage(v, s);
+		if (on && v->counted)
+			CountGathered(v, s);
 		v->pages_read++;
 		pgstat_progress_update_param(PROGRESS_VACUUM_HEAP_BLKS_SCANNED, s->pageno + 1);
 	}
@@ -240,14 +249,17 @@ GatherAll(VacuumState *v)
 	bool		on = true;
 
 	StoreGetFileFacts(v->storage, &facts);
+	v->counted = facts.nranges == 1 && facts.ranges[0].first == 0 && facts.ranges[0].last >= v->counts.pages - 1;
 	for (int i = 0; on && i < facts.nranges; i++)
 	{
 		TableScanDesc scan = table_beginscan_analyze(v->rel);
 
+		((TamScan *) scan)->once = true;
 		on = GatherRange(v, (TamScan *) scan, &facts.ranges[i]);
 		table_endscan(scan);
 	}
 	pfree(facts.ranges);
+	v->counted = v->counts.complete = v->counted && on;
 	return on && DeleteIndexEntries(v);
 }
 
