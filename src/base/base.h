@@ -122,8 +122,8 @@ extern void OrbitRequirePreload(void);
 #define ORBIT_OS_PAGE	4096	/* larger ones are touched more often than need be */
 
 /*
- * For memory that is about to be written, perhaps for the first time by this process: the kernel maps one page
- * where a write meets none, but its neighbours too (64 kB) where a read does.
+ * For memory that is about to be written, perhaps for the first time by this process: the kernel maps one
+ * page where a write meets none, but its neighbours too (64 kB) where a read does.
  */
 static inline void
 OrbitTouch(const void *at, Size bytes)
@@ -149,8 +149,8 @@ OrbitTouch(const void *at, Size bytes)
 #define ORBIT_UNIQUE_LOCKS		1024
 
 /*
- * The shared page cache has a lock for each partition: as many partitions as PostgreSQL's buffer mapping has, but
- * none smaller than ORBIT_PAGE_PARTITION_KB or of 2 GB.
+ * The shared page cache has a lock for each partition: as many partitions as PostgreSQL's buffer mapping has,
+ * but none smaller than ORBIT_PAGE_PARTITION_KB or of 2 GB.
  */
 #define ORBIT_PAGE_PARTITION_KB	2048
 #define ORBIT_PAGE_PARTITIONS	128

@@ -88,9 +88,9 @@ Compression(int setting, CompressionType *out)
 }
 
 /*
- * Index and filter blocks live in the block cache, so its size bounds a process.  They are cut into parts, and the
- * index is not compressed: a cache that is small beside the files loses them all the time, and a lookup would read and
- * decompress the index of a whole file.
+ * Index and filter blocks live in the block cache, so its size bounds a process. They are cut into parts, and
+ * the index is not compressed: a cache that is small beside the files loses them all the time, and a lookup
+ * would read and decompress the index of a whole file.
  */
 static rocksdb::BlockBasedTableOptions
 TableOptions(const KvDb &db, int family)
@@ -121,7 +121,7 @@ FamilyOptions(const KvDb &db, int family, ColumnFamilyOptions *out)
 		s = Compression(db.options.bottommost_compression, &c.bottommost_compression);
 
 	/*
-	 * Of zstd; LZ4 has none.  Level 3, the default, made rows 1.5 % smaller at half to two thirds of the speed
+	 * Of zstd; LZ4 has none. Level 3, the default, made rows 1.5 % smaller at half to two thirds of the speed
 	 * (zstd -b1 -e3 -B16384 on rows of random bytes and of text).
 	 */
 	c.compression_opts.level = 1;

@@ -153,7 +153,8 @@ BatchContext(void)
 	static MemoryContext context = NULL;
 
 	if (context == NULL)
-		context = AllocSetContextCreate(TopMemoryContext, "orbit rows", 0, BATCH_KEEP_BYTES, ALLOCSET_DEFAULT_MAXSIZE);
+		context = AllocSetContextCreate(TopMemoryContext, "orbit rows", 0, BATCH_KEEP_BYTES,
+										ALLOCSET_DEFAULT_MAXSIZE);
 	MemoryContextReset(context);	/* an ERROR may have left something */
 	return context;
 }

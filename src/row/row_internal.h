@@ -60,8 +60,8 @@ extern HeapTuple RowCopyImage(const char *image, uint32 len);
 /* Has the version TOASTed values outside of it? */
 extern bool RowHasExternal(const RowVersion *v);
 /*
- * The tuple that the slot has made of its values, complete: the slot's, until it is cleared.  NULL: it has none.  The
- * header may be written to while the slot's row is one that has not been stored.
+ * The tuple that the slot has made of its values, complete: the slot's, until it is cleared. NULL: it has
+ * none. The header may be written to while the slot's row is one that has not been stored.
  */
 extern HeapTuple RowSlotTuple(TupleTableSlot *slot);
 /* The slot's values as a tuple, not toasted. */

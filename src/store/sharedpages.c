@@ -23,8 +23,8 @@
  * is taken under the partition's lock and let go without it; blocks are only made of others under the
  * exclusive lock, when their pins are none.
  *
- * A ring is cut into segments, and the first segments of all rings lie together, then the second ones: what is
- * in use is dense, however little that is, and a processor translates addresses of fewer page tables.
+ * A ring is cut into segments, and the first segments of all rings lie together, then the second ones: what
+ * is in use is dense, however little that is, and a processor translates addresses of fewer page tables.
  */
 #include "postgres.h"
 

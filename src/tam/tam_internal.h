@@ -246,8 +246,8 @@ typedef struct VacuumState
 } VacuumState;
 
 /*
- * counts.pages must be set; fills in `dead` and what follows it.  Where all pages have to be looked at their rows are
- * counted at once.
+ * counts.pages must be set; fills in `dead` and what follows it. Where all pages have to be looked at their
+ * rows are counted at once.
  */
 extern void TamVacuumDeadRows(VacuumState *v);
 /* Adds the rows of the page where the scan stands. */

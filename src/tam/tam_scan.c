@@ -175,7 +175,10 @@ DecidesByPage(const TamScan *s)
 	return s->base.rs_snapshot != NULL && s->base.rs_snapshot->snapshot_type == SNAPSHOT_MVCC;
 }
 
-/* The snapshot sees every row.  A serializable transaction looks at all that is not frozen, as in TamSeenAtOnce. */
+/*
+ * The snapshot sees every row.  A serializable transaction looks at all that is not frozen, as in
+ * TamSeenAtOnce.
+ */
 static bool
 SeesAll(const TamScan *s)
 {

@@ -4,9 +4,9 @@
  * clean-up calls for the indexes, and the statistics in pg_class and in the cumulative
  * statistics system.
  *
- * Rows are counted on the pages that are looked at for dead rows, if these are all; else on a sample of pages when
- * the table is large, on all of them when it is small.  relfrozenxid advances as far as files prove, those of snapshots included; relminmxid
- * always, for rows hold no MultiXacts.
+ * Rows are counted on the pages that are looked at for dead rows, if these are all; else on a sample of pages
+ * when the table is large, on all of them when it is small. relfrozenxid advances as far as files prove,
+ * those of snapshots included; relminmxid always, for rows hold no MultiXacts.
  *
  * Dead rows that nobody needs are not reported to the statistics system once their index entries
  * are gone: autovacuum would come back every minute to a table for which it can do nothing.

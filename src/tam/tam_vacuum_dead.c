@@ -249,7 +249,8 @@ GatherAll(VacuumState *v)
 	bool		on = true;
 
 	StoreGetFileFacts(v->storage, &facts);
-	v->counted = facts.nranges == 1 && facts.ranges[0].first == 0 && facts.ranges[0].last >= v->counts.pages - 1;
+	v->counted = facts.nranges == 1 && facts.ranges[0].first == 0 &&
+		facts.ranges[0].last >= v->counts.pages - 1;
 	for (int i = 0; on && i < facts.nranges; i++)
 	{
 		TableScanDesc scan = table_beginscan_analyze(v->rel);

@@ -18,7 +18,7 @@
 #include "wal/wal.h"
 
 #define COMPRESS_FROM	1024	/* bytes; of less there is little to gain */
-#define ACCELERATION	2		/* of LZ4: half as fast again on what hardly compresses, the rest is the same */
+#define ACCELERATION	2		/* of LZ4: half as fast again on what hardly compresses */
 #define POOR_RECORDS	15		/* logged as they are after one that hardly became smaller */
 
 /* Record under construction, kept for the life of the process. */
