@@ -46,6 +46,52 @@ $slow->quit;
 is(by_index('SELECT v FROM s WHERE id = 2'), 'second', 'who comes after the flush sees the row that it has brought');
 is(sql('SELECT ctid FROM s WHERE id = 2'), '(0,2)', '... which is on the same page');
 
+# ---- a page of rows that have all been inserted once is seen as a whole: by those who see all of them
+sql(q{CREATE TABLE p (id int PRIMARY KEY, v int); INSERT INTO p SELECT g, 1 FROM generate_series(1, 10) g});
+my %ways = (
+	'a sequential scan' => 'SET enable_seqscan = on; SET enable_indexscan = off; SET enable_bitmapscan = off',
+	'an index scan' => 'SET enable_seqscan = off; SET enable_indexscan = on; SET enable_bitmapscan = off',
+	'a bitmap scan' => 'SET enable_seqscan = off; SET enable_indexscan = off; SET enable_bitmapscan = on');
+my ($old, $open, $new) = map { OrbitSession->new($node, 'postgres', 60) } 1 .. 3;
+
+sub seen
+{
+	my ($session) = @_;
+	my %seen;
+	for my $way (sort keys %ways)
+	{
+		$session->ask($ways{$way});
+		$seen{ $session->ask('SELECT count(*) || $$ $$ || sum(v) FROM p WHERE id > 0') } .= "$way; ";
+	}
+	return join(', ', map { keys %seen == 1 ? $_ : "$_ by $seen{$_}" } sort keys %seen);
+}
+$old->ask('BEGIN ISOLATION LEVEL REPEATABLE READ');
+is(seen($old), '10 10', 'a snapshot');
+sql(q{INSERT INTO p SELECT g, 1 FROM generate_series(11, 20) g; SELECT orbit_flush()});
+is(seen($new), '20 20', 'a later one, for which the page is read');
+is(seen($old), '10 10', 'the old one sees no more than before');
+sql(q{BEGIN; INSERT INTO p SELECT g, 1 FROM generate_series(21, 30) g; ROLLBACK});
+sql(q{BEGIN; INSERT INTO p VALUES (31, 1); SAVEPOINT s; INSERT INTO p VALUES (32, 1); ROLLBACK TO s; INSERT INTO p VALUES (33, 1); COMMIT});
+$open->ask($_) for 'BEGIN', 'INSERT INTO p VALUES (41, 1)';
+sql('SELECT orbit_flush()');
+is(seen($new), '22 22', 'what was rolled back is not seen');
+is(seen($open), '23 23', 'who has inserted a row and not committed sees it');
+is(seen($old), '10 10', 'nor anything of it by the old snapshot');
+$open->ask('COMMIT');
+is(seen($new), '23 23', 'the row of a transaction that was in progress when the page was read');
+is(seen($old), '10 10', '... which the old snapshot does not see');
+sql(q{CREATE TABLE q AS SELECT g AS id, 1 AS v FROM generate_series(1, 10) g; SELECT orbit_flush()});
+$new->ask('SELECT sum(v) FROM q');
+$new->ask($_) for 'BEGIN ISOLATION LEVEL SERIALIZABLE', 'SELECT sum(v) FROM q';
+sql('UPDATE q SET v = 2');
+sql('SELECT orbit_flush()');
+is($new->ask('SELECT sum(v) FROM q'), 10, 'a serializable snapshot of what has been read before');
+$new->ask('COMMIT');
+$old->ask('COMMIT');
+is($new->ask('SELECT sum(v) FROM q'), 20, 'and a new one');
+$_->quit for $old, $open, $new;
+sql('DROP TABLE p, q');
+
 # ---- more than there is room for, changed all the time
 sql(q{
 CREATE TABLE o (id int PRIMARY KEY, n int, pad text) USING orbit WITH (fillfactor = 100);

@@ -104,7 +104,8 @@ TableOptions(const KvDb &db, int family)
 	t.cache_index_and_filter_blocks = true;
 	t.cache_index_and_filter_blocks_with_high_priority = true;
 	t.index_type = rocksdb::BlockBasedTableOptions::kTwoLevelIndexSearch;
-	t.partition_filters = true;
+	/* filters of prefixes alone, cut into parts, miss keys at their borders (RocksDB's pull request 12872) */
+	t.partition_filters = family != ORBIT_PG_INDEXES;
 	t.enable_index_compression = false;
 	t.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10));
 	t.whole_key_filtering = family != ORBIT_PG_INDEXES;

@@ -22,7 +22,6 @@
 #include "row/row_internal.h"
 
 #define BATCH_BYTES		(64 * 1024) /* of row images in one record, at most */
-#define BATCH_KEEP_BYTES	(128 * 1024)	/* of a process that has written rows many at a time */
 
 /* A warning where nine tenths of a table's pages are used, and after each thousandth more. */
 #define PAGES_WARN		(STORE_PAGE_LIMIT / 1000 * 900)
@@ -144,28 +143,35 @@ typedef struct RowBatch
 } RowBatch;
 
 /*
- * Memory of a batch; its first block is kept.  The caller's context would give the memory back to the
- * operating system after each batch, and get it anew for the next one.
+ * Memory of a batch, kept. The caller's context would give it back to the operating system after each batch,
+ * and get it anew for the next one.
  */
-static MemoryContext
-BatchContext(void)
+static void
+ReserveBatch(RowBatch *b, int n)
 {
-	static MemoryContext context = NULL;
+	static char *memory = NULL;
+	static int	cap = 0;
 
-	if (context == NULL)
-		context = AllocSetContextCreate(TopMemoryContext, "orbit rows", 0, BATCH_KEEP_BYTES,
-										ALLOCSET_DEFAULT_MAXSIZE);
-	MemoryContextReset(context);	/* an ERROR may have left something */
-	return context;
+	if (n > cap)
+	{
+		if (memory != NULL)
+			pfree(memory);
+		memory = NULL;
+		cap = 0;
+		memory = MemoryContextAlloc(TopMemoryContext, n * (sizeof(StoreItem) + sizeof(uint32)));
+		cap = n;
+	}
+	b->n = n;
+	b->items = (StoreItem *) memory;
+	b->bytes = (uint32 *) (b->items + n);
 }
 
+/* Tuples that the slots do not have are made in the caller's context, which frees them, as heap's. */
 static void
 FormBatch(RowBatch *b, Relation rel, TupleTableSlot **slots, int n, TransactionId xid,
 		  CommandId cid, int options)
 {
-	b->n = n;
-	b->items = palloc(n * sizeof(StoreItem));
-	b->bytes = palloc(n * sizeof(uint32));
+	ReserveBatch(b, n);
 	for (int i = 0; i < n; i++)
 	{
 		const char *image;
@@ -200,18 +206,13 @@ RowMultiInsert(Relation rel, TupleTableSlot **slots, int nslots, CommandId cid, 
 {
 	TransactionId xid = GetCurrentTransactionId();
 	OrbitStorageId storage = RowStorage(rel);
-	MemoryContext context;
-	MemoryContext old;
 	RowBatch	b;
 	int			n;
 
 	if (nslots == 0)
 		return;
 	RefuseInParallel();
-	context = BatchContext();
-	old = MemoryContextSwitchTo(context);
 	FormBatch(&b, rel, slots, nslots, xid, cid, options);
-	MemoryContextSwitchTo(old);
 	CheckForSerializableConflictIn(rel, NULL, InvalidBlockNumber);
 
 	for (int done = 0; done < nslots; done += n)
@@ -238,7 +239,6 @@ RowMultiInsert(Relation rel, TupleTableSlot **slots, int nslots, CommandId cid, 
 		OrbitTidSet(&tid, b.items[i].page, b.items[i].slot, 0);
 		RowSlotStored(slots[i], rel, &tid, xid, cid, InvalidTransactionId);
 	}
-	MemoryContextReset(context);
 }
 
 /* ---- speculative rows -------------------------------------------------------------------- */

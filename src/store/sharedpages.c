@@ -29,14 +29,17 @@
 #include "postgres.h"
 
 #include "access/transam.h"
+#include "access/xlog.h"
 #include "port/pg_bitutils.h"
 #include "storage/shmem.h"
+#include "utils/snapmgr.h"
 
 #include "store/store_internal.h"
 
 #define NO_BLOCK			PG_UINT32_MAX
 #define ALIGNMENT			64
 #define BUCKET_BYTES		4096	/* of the ring for each bucket, at most */
+#define LOOK_BLOCKS			4096	/* at most for space, for others wait meanwhile */
 #define EXPECT_LINES		6		/* a block's head, and the directory of an ordinary page */
 #define SEGMENT_BYTES		(2 * (uint32) STORE_LARGEST_SHARED)	/* no block reaches over its end */
 
@@ -349,15 +352,17 @@ Take(Partition *p, uint32 from, uint32 have, uint32 size)
 
 /*
  * Goes round: free blocks and those that nobody has used are put together until they are enough.  After one
- * time round nothing is marked any more, so the second one finds space, but for pins; NULL then.
+ * time round nothing is marked any more, so the second one finds space, but for pins; NULL then, or where
+ * this takes too long: the next one goes on from there.
  */
 static Block *
 MakeSpace(Partition *p, uint32 size)
 {
 	uint32		from = p->hand;
 	uint32		have = 0;
+	int			looked = 0;
 
-	for (int rounds = 0; rounds < 3;)
+	for (int rounds = 0; rounds < 3 && looked < LOOK_BLOCKS; looked++)
 	{
 		Block	   *b;
 
@@ -385,7 +390,7 @@ MakeSpace(Partition *p, uint32 size)
 		if (have >= size)
 			return Take(p, from, have, size);
 	}
-	p->hand = 0;
+	p->hand = from < pages->bytes ? from : 0;
 	return NULL;
 }
 
@@ -427,6 +432,23 @@ IsPlain(const CodecEntry *e)
 	return CodecEntryKind(e) == CODEC_INSERT && !(e->kind_flags & CODEC_SPECULATIVE);
 }
 
+/*
+ * The log is not cut off meanwhile.  A standby sets the parts of a large transaction one after the other, and
+ * knows of no parent in between: there it is asked of those only that had ended before our snapshot.
+ */
+static bool
+HasCommitted(TransactionId xid)
+{
+	bool		committed;
+
+	if (RecoveryInProgress() && !TransactionIdPrecedes(xid, RecentXmin))
+		return false;
+	LWLockAcquire(XactTruncationLock, LW_SHARED);
+	committed = FatesKnown(xid) && TransactionIdDidCommit(xid);
+	LWLockRelease(XactTruncationLock);
+	return committed;
+}
+
 /* An entry that is not frozen. */
 static void
 NoteFate(Fates *f, const CodecEntry *e)
@@ -442,13 +464,14 @@ NoteFate(Fates *f, const CodecEntry *e)
 		f->oldest = e->xid;
 	if (!TransactionIdIsValid(f->newest) || TransactionIdPrecedes(f->newest, e->xid))
 		f->newest = e->xid;
-	f->plain = f->plain && FatesKnown(e->xid) && TransactionIdDidCommit(e->xid);
+	f->plain = f->plain && HasCommitted(e->xid);
 }
 
+/* plain: whether it is one is to be found out. */
 static void
-PageFates(const CodecPage *page, Fates *f)
+PageFates(const CodecPage *page, bool plain, Fates *f)
 {
-	*f = (Fates) {.plain = true};
+	*f = (Fates) {.plain = plain};
 	for (int chain = 0; chain < page->nchains; chain++)
 	{
 		const CodecEntry *e = CodecPageChain(page, chain, NULL);
@@ -468,7 +491,7 @@ StoreFatesKnown(const CodecPage *page)
 {
 	Fates		f;
 
-	PageFates(page, &f);
+	PageFates(page, false, &f);
 	return FatesKnown(f.oldest);
 }
 
@@ -484,7 +507,7 @@ StoreSharedPagesPut(OrbitStorageId storage, BlockNumber page, uint64 generation,
 	if (image != NULL && image->size > STORE_LARGEST_SHARED)
 		return NULL;
 	if (image != NULL)
-		PageFates(image, &fates);
+		PageFates(image, true, &fates);
 	OrbitStopPoint("shared_page_put");
 	p = FindPartition(storage, page, &bucket);
 	LWLockAcquire(p->lock, LW_EXCLUSIVE);

@@ -77,7 +77,7 @@ Decompress(WalReader *r)
 	WalReadBytes(r, &len, sizeof(len));
 	if (len > PG_INT32_MAX || r->left > PG_INT32_MAX)
 		elog(ERROR, "orbit WAL record is too long");
-	if (len > cap)
+	if (len > cap || cap > 1024 * 1024)
 	{
 		if (raw)
 			pfree(raw);
