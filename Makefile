@@ -27,8 +27,7 @@ OBJS = $(SRCS_C:.c=.o) $(SRCS_CXX:.cpp=.o)
 PG_CPPFLAGS = -I$(CURDIR)/src
 PG_CFLAGS = -std=gnu11
 PG_CXXFLAGS = -std=c++17
-# Calls inside the library go straight to the function.
-SHLIB_LINK = -lrocksdb -llz4 -lstdc++ -Wl,-Bsymbolic-functions
+SHLIB_LINK = -lrocksdb -llz4 -lstdc++
 
 WARNINGS_C = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare \
 	-Wno-missing-field-initializers -Wno-clobbered -Werror
