@@ -154,18 +154,18 @@ my ($out, $err);
 my $rewind = IPC::Run::start(
 	[ 'pg_rewind', '--target-pgdata', $other->data_dir, '--source-server', $node->connstr('postgres') . ' application_name=rewinding', '--no-sync' ],
 	'>', \$out, '2>', \$err);
-# The first query that fetches what had been listed; then it makes a long pause.
-my $caught = 0;
+# While it fetches what had been listed, which is more than a socket holds; then it makes a long pause.
+# Its query alone would not do: it prepares the statement before it lists the files.
 my $watch = $node->background_psql('postgres');
-for (1 .. 2000)
+my ($caught, $until) = ('0', time + 60);
+while ($caught ne '1' && $rewind->pumpable && time < $until)
 {
-	my $query = $watch->query_safe(q{SELECT count(*) FROM pg_stat_activity WHERE application_name = 'rewinding' AND query ~ 'fetch_chunks_stmt|unnest'});
-	$caught = $query eq '1' and last;
-	last unless $rewind->pumpable;
+	$caught = $watch->query_safe(q{SELECT count(*) FROM pg_stat_activity
+		WHERE application_name = 'rewinding' AND query ~ 'unnest' AND wait_event = 'ClientWrite'});
 }
 $rewind->signal('STOP');
 @existing = snapshots();
-is($caught, 1, 'pg_rewind is met while it copies');
+is($caught, '1', 'pg_rewind is met while it copies');
 go_on();
 is(gone($existing[-1]), 0, 'the snapshot that it copies stays');
 $rewind->signal('CONT');
