@@ -34,6 +34,13 @@ sub reads
 cmp_ok(reads(2000), '>', 0, 'the first session reads from RocksDB');
 is(reads(2000), 0, 'the next one does not');
 
+# ---- a flush brings those up to date that are there
+sql(q{BEGIN; UPDATE t SET v = 'undone' WHERE id % 5 = 0; ROLLBACK; UPDATE t SET v = 'new' WHERE id % 3 = 0; DELETE FROM t WHERE id = 2000;
+	INSERT INTO t VALUES (2000, 'again'); SELECT orbit_flush()});
+is(reads(2000), 0, 'nor after a flush');
+is(sql('SELECT count(*), sum(id) FROM t WHERE v = $$new$$'), '666|666333', 'what they hold then');
+is(sql(q{SELECT count(*), string_agg(v, ',') FILTER (WHERE id = 2000) FROM t WHERE v <> 'new'}), '1334|again', '... and the other rows');
+
 # ---- a page that was read before a flush and put after it
 sql(q{CREATE TABLE s (id int PRIMARY KEY, v text); INSERT INTO s VALUES (1, 'first'); SELECT orbit_flush()});
 stop_at($node, 'shared_page_put');

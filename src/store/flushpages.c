@@ -70,6 +70,8 @@ typedef struct FlushPages
 	HeldPage   *pages;
 	int			npages;
 	int			pages_cap;
+
+	CodecBuf	renewed;		/* a shared page with what the arena has of it */
 } FlushPages;
 
 void
@@ -294,6 +296,7 @@ WritePage(FlushPages *f, const HeldPage *p)
 	{
 		KvBatchMerge(f->batch, ORBIT_PG_DATA, key, sizeof(key), value, p->len, f->st);
 		f->result->pages_merged++;
+		StoreSharedPagesRenew(f->current.storage, p->page, value, p->len, f->seq, &f->renewed);
 	}
 	f->result->bytes += p->len;
 	return f->st->code == KV_OK;
@@ -493,6 +496,7 @@ StoreFlushPages(KvDb *db, KvBatch *batch, uint64 seq, const StoreRunning *runnin
 	{
 		CodecBuildFree(&f.builder);
 		CodecBufFree(&f.held);
+		CodecBufFree(&f.renewed);
 		free(f.pages);
 	}
 	PG_END_TRY();

@@ -13,6 +13,9 @@
  *					lock: if he saw an old value, the lock was his before the flush took it to remove the
  *					page.
  *	not too new		What RocksDB has and a view's buffers have as well counts once, as always (README.md).
+ *					So a flush may put its pages here before RocksDB has them: those that are here already
+ *					are united with what it writes, for to read them again would cost the next reader a get.
+ *					They stay when the others go.
  *	pruned since	What a compaction drops nobody can see; an entry may have it still.  But the fates of old
  *					transactions are forgotten once VACUUM has made sure that no file asks for them, and an
  *					entry could: each carries the oldest transaction id that it could ask for, and is not used
@@ -52,6 +55,7 @@ struct StorePinned
 	OrbitStorageId storage;		/* ORBIT_INVALID_STORAGE: not to be found */
 	TransactionId oldest;		/* whose fate a reader could ask for, or invalid */
 	TransactionId newest;		/* see StorePage, as plain */
+	uint64		renewed;		/* number of the write buffer that it has in it beside what was there, or 0 */
 	uint16		nchains;
 	bool		exists;			/* false: RocksDB has no such page */
 	bool		plain;
@@ -394,17 +398,16 @@ MakeSpace(Partition *p, uint32 size)
 	return NULL;
 }
 
+/* In place of `old`, which may be NULL. */
 static Block *
-Insert(Partition *p, uint32 *bucket, OrbitStorageId storage, BlockNumber page,
-	   const Fates *fates, const CodecPage *image)
+Replace(Partition *p, uint32 *bucket, Block *old, OrbitStorageId storage, BlockNumber page,
+		const Fates *fates, const CodecPage *image)
 {
 	uint32		len = image != NULL ? image->size : 0;
-	Block	   *b = Find(p, bucket, storage, page);
+	Block	   *b;
 
-	if (b != NULL && FatesKnown(b->oldest))
-		return b;				/* somebody else was faster */
-	if (b != NULL)
-		Unlink(p, b);
+	if (old != NULL)
+		Unlink(p, old);
 	b = MakeSpace(p, TYPEALIGN(ALIGNMENT, HEADER + len));
 	if (b == NULL)
 		return NULL;
@@ -424,6 +427,17 @@ Insert(Partition *p, uint32 *bucket, OrbitStorageId storage, BlockNumber page,
 	b->next = *bucket;
 	*bucket = OffsetOf(p, b);
 	return b;
+}
+
+static Block *
+Insert(Partition *p, uint32 *bucket, OrbitStorageId storage, BlockNumber page,
+	   const Fates *fates, const CodecPage *image)
+{
+	Block	   *b = Find(p, bucket, storage, page);
+
+	if (b != NULL && FatesKnown(b->oldest))
+		return b;				/* somebody else was faster */
+	return Replace(p, bucket, b, storage, page, fates, image);
 }
 
 static bool
@@ -521,6 +535,52 @@ StoreSharedPagesPut(OrbitStorageId storage, BlockNumber page, uint64 generation,
 	return b;
 }
 
+/* What is found has not been replaced meanwhile but by its like: this is the only process that flushes. */
+static void
+PutRenewed(OrbitStorageId storage, BlockNumber page, uint64 seq, const CodecPage *image)
+{
+	Fates		fates;
+	uint32	   *bucket;
+	Partition  *p;
+	Block	   *old;
+	Block	   *b;
+	uint32		used;
+
+	PageFates(image, true, &fates);
+	p = FindPartition(storage, page, &bucket);
+	LWLockAcquire(p->lock, LW_EXCLUSIVE);
+	old = Find(p, bucket, storage, page);
+	used = old != NULL ? pg_atomic_read_u32(&old->used) : 0;
+	b = Replace(p, bucket, old, storage, page, &fates, image);
+	if (b != NULL)
+	{
+		b->renewed = seq;
+		pg_atomic_write_u32(&b->used, used);
+	}
+	LWLockRelease(p->lock);
+}
+
+void
+StoreSharedPagesRenew(OrbitStorageId storage, BlockNumber page, const void *delta, Size len,
+					  uint64 seq, CodecBuf *buf)
+{
+	StorePinned *pinned;
+	CodecPage	base;
+	CodecPage	image;
+	CodecPart	parts[2];
+	bool		united;
+
+	if (!StoreSharedPagesFind(storage, page, false, &pinned, &base) || pinned == NULL)
+		return;
+	parts[0] = (CodecPart) {delta, len};
+	parts[1] = (CodecPart) {base.data, base.size};
+	buf->len = 0;
+	united = CodecUnite(parts, lengthof(parts), true, NULL, buf, NULL);
+	StoreSharedPagesUnpin(pinned);
+	if (united && buf->len <= STORE_LARGEST_SHARED && CodecPageOpen(&image, buf->data, buf->len))
+		PutRenewed(storage, page, seq, &image);
+}
+
 /* Transactions older than the commit log seem to be of the future once 2^31 have come after them. */
 void
 StoreForgetOldPages(void)
@@ -574,7 +634,7 @@ StoreSharedPagesFlushed(uint64 seq, uint64 generation)
 		p = FindPartition(storage, page, &bucket);
 		LWLockAcquire(p->lock, LW_EXCLUSIVE);
 		b = Find(p, bucket, storage, page);
-		if (b != NULL)
+		if (b != NULL && b->renewed != seq)
 			Unlink(p, b);
 		LWLockRelease(p->lock);
 	}

@@ -189,8 +189,15 @@ extern void StoreSharedPagesUnpin(StorePinned *pinned);
 /* May the commit log be asked about every transaction that is in the page? */
 extern bool StoreFatesKnown(const CodecPage *page);
 /*
- * The write buffer has become part of RocksDB at this generation: its pages have changed.  The worker; before
- * views need the generation.
+ * This page of a sealed write buffer, delta, is about to be merged into RocksDB's: the same is done with
+ * the one that is here, if any.  The worker; before StoreSharedPagesFlushed, also more than once.  No error
+ * but the commit log's.  buf: memory to be used, the caller's to free.
+ */
+extern void StoreSharedPagesRenew(OrbitStorageId storage, BlockNumber page, const void *delta, Size len,
+								  uint64 seq, CodecBuf *buf);
+/*
+ * The write buffer has become part of RocksDB at this generation: its pages have changed, and go if they were
+ * not renewed.  The worker; before views need the generation.
  */
 extern void StoreSharedPagesFlushed(uint64 seq, uint64 generation);
 
