@@ -183,6 +183,14 @@ typedef struct KvHorizon
 
 extern void KvSetHorizon(KvDb *db, const KvHorizon *h, KvStatus *st);
 
+/*
+ * Unites pages of one key of pg_data, newest first, that are all there is of it, as a merge in this primary
+ * would: pruned by the horizon, maybe to a page without a chain.  Appends to out, whose length is a multiple
+ * of 8.  False: a part is damaged, or out of memory.
+ */
+extern bool KvUnitePages(KvDb *db, const char *key, size_t keylen, const CodecPart *parts, int nparts,
+						 CodecBuf *out);
+
 /* What compactions of pg_data have done since the primary was opened. */
 typedef struct KvPruned
 {

@@ -60,6 +60,19 @@ PruningOf(const Horizon &horizon, const Slice &key)
 	return p;
 }
 
+/* Newest first.  pruner: may be NULL.  Throws std::bad_alloc. */
+static bool
+UniteParts(const std::shared_ptr<Pruner> &pruner, const Slice &key, const CodecPart *parts, int nparts,
+		   bool complete, CodecBuf *page, const char **error)
+{
+	auto		horizon = pruner ? pruner->Current() : nullptr;
+	CodecPruning pruning = {};
+
+	if (horizon)
+		pruning = PruningOf(*horizon, key);
+	return CodecUnite(parts, nparts, complete, horizon ? &pruning : nullptr, page, error);
+}
+
 /*
  * False makes RocksDB report Corruption to a reader and stop a compaction; a page
  * is never made up from what could be read.
@@ -74,19 +87,14 @@ PageMerge::Unite(const Slice &key, const Operands &oldest_first, const Slice *ba
 
 	try
 	{
-		auto		horizon = pruner_ ? pruner_->Current() : nullptr;
-		CodecPruning pruning = {};
 		std::vector<CodecPart> parts;
 
-		if (horizon)
-			pruning = PruningOf(*horizon, key);
 		parts.reserve(oldest_first.size() + 1);
 		for (auto it = oldest_first.rbegin(); it != oldest_first.rend(); ++it)
 			parts.push_back({it->data(), it->size()});
 		if (base != nullptr)
 			parts.push_back({base->data(), base->size()});
-		ok = CodecUnite(parts.data(), static_cast<int>(parts.size()), complete,
-						horizon ? &pruning : nullptr, &page, &error);
+		ok = UniteParts(pruner_, key, parts.data(), static_cast<int>(parts.size()), complete, &page, &error);
 		if (ok)
 			out->assign(page.data, page.len);
 	}
@@ -141,3 +149,18 @@ NewIndexPrefix()
 }
 
 }								/* namespace kv */
+
+bool
+KvUnitePages(KvDb *db, const char *key, size_t keylen, const CodecPart *parts, int nparts, CodecBuf *out)
+{
+	const char *error;
+
+	try
+	{
+		return kv::UniteParts(db->pruner, Slice(key, keylen), parts, nparts, true, out, &error);
+	}
+	catch (...)
+	{
+		return false;
+	}
+}

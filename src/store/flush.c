@@ -18,8 +18,9 @@
  * it is now: it may be ahead of the arena, never behind.
  *
  * Failures come back as a status, also those that PostgreSQL raises as an ERROR (the commit log
- * cannot be read, out of memory): nothing has changed then and the caller tries again.  As the end
- * of the worker an ERROR would be met again by every recovery that follows.  Should an ingest have
+ * cannot be read, out of memory): nothing has changed then but shared pages, which have more than
+ * RocksDB and nothing that the arena has not, and the caller tries again.  As the end of the worker an
+ * ERROR would be met again by every recovery that follows.  Should an ingest have
  * happened in spite of the failure, the second one finds the higher put_mark, merges the same
  * entries, and they count once.
  */

@@ -296,7 +296,7 @@ WritePage(FlushPages *f, const HeldPage *p)
 	{
 		KvBatchMerge(f->batch, ORBIT_PG_DATA, key, sizeof(key), value, p->len, f->st);
 		f->result->pages_merged++;
-		StoreSharedPagesRenew(f->current.storage, p->page, value, p->len, f->seq, &f->renewed);
+		StoreSharedPagesRenew(f->db, f->current.storage, p->page, value, p->len, f->seq, &f->renewed);
 	}
 	f->result->bytes += p->len;
 	return f->st->code == KV_OK;
@@ -438,6 +438,7 @@ AddPage(FlushPages *f, OrbitStorageId storage, BlockNumber page, MembufPage *mpa
 	if (rows == 0)
 	{
 		f->held.len = offset;	/* nothing but finished locks */
+		StoreSharedPagesKeep(storage, page, f->seq);
 		return true;
 	}
 	c->put_mark = Max(c->put_mark, page + 1);

@@ -5,7 +5,7 @@
  * check of the page; each process has a block cache of its own for that, cold when it starts.  A page found
  * here costs a lookup; it is pinned and read where it lies.
  *
- * An entry is a page as RocksDB had it at some generation.  Whatever view finds it may use it:
+ * An entry is a page as RocksDB had it at some generation, or is about to have it.  Any view may use it:
  *
  *	not too old		When a write buffer reaches RocksDB at generation g, `since` is raised to g, then the
  *					entries of its pages go, and only then is g required of views (MembufRelease).  Who
@@ -55,7 +55,7 @@ struct StorePinned
 	OrbitStorageId storage;		/* ORBIT_INVALID_STORAGE: not to be found */
 	TransactionId oldest;		/* whose fate a reader could ask for, or invalid */
 	TransactionId newest;		/* see StorePage, as plain */
-	uint64		renewed;		/* number of the write buffer that it has in it beside what was there, or 0 */
+	uint64		renewed;		/* number of the newest write buffer that a flush has put into it, or 0 */
 	uint16		nchains;
 	bool		exists;			/* false: RocksDB has no such page */
 	bool		plain;
@@ -535,23 +535,36 @@ StoreSharedPagesPut(OrbitStorageId storage, BlockNumber page, uint64 generation,
 	return b;
 }
 
+/*
+ * The commit log is asked about the delta's transactions only, as the flush does anyway: those of a page that
+ * was plain have committed, and an old one that cannot be read must not keep a flush from its end.
+ */
+static void
+RenewedFates(const CodecPage *delta, bool was_plain, const CodecPage *image, Fates *f)
+{
+	Fates		added;
+
+	PageFates(delta, was_plain, &added);
+	PageFates(image, false, f);
+	f->plain = added.plain;
+}
+
 /* What is found has not been replaced meanwhile but by its like: this is the only process that flushes. */
 static void
-PutRenewed(OrbitStorageId storage, BlockNumber page, uint64 seq, const CodecPage *image)
+PutRenewed(OrbitStorageId storage, BlockNumber page, uint64 seq, const Fates *fates,
+		   const CodecPage *image)
 {
-	Fates		fates;
 	uint32	   *bucket;
 	Partition  *p;
 	Block	   *old;
 	Block	   *b;
 	uint32		used;
 
-	PageFates(image, true, &fates);
 	p = FindPartition(storage, page, &bucket);
 	LWLockAcquire(p->lock, LW_EXCLUSIVE);
 	old = Find(p, bucket, storage, page);
 	used = old != NULL ? pg_atomic_read_u32(&old->used) : 0;
-	b = Replace(p, bucket, old, storage, page, &fates, image);
+	b = Replace(p, bucket, old, storage, page, fates, image);
 	if (b != NULL)
 	{
 		b->renewed = seq;
@@ -561,24 +574,48 @@ PutRenewed(OrbitStorageId storage, BlockNumber page, uint64 seq, const CodecPage
 }
 
 void
-StoreSharedPagesRenew(OrbitStorageId storage, BlockNumber page, const void *delta, Size len,
+StoreSharedPagesRenew(KvDb *db, OrbitStorageId storage, BlockNumber page, const void *delta, Size len,
 					  uint64 seq, CodecBuf *buf)
 {
+	char		key[CODEC_PAGE_KEY_SIZE];
 	StorePinned *pinned;
 	CodecPage	base;
+	CodecPage	added;
 	CodecPage	image;
 	CodecPart	parts[2];
+	Fates		fates;
+	bool		was_plain;
 	bool		united;
 
-	if (!StoreSharedPagesFind(storage, page, false, &pinned, &base) || pinned == NULL)
+	if (len > STORE_LARGEST_SHARED ||
+		!StoreSharedPagesFind(storage, page, false, &pinned, &base) || pinned == NULL)
 		return;
 	parts[0] = (CodecPart) {delta, len};
 	parts[1] = (CodecPart) {base.data, base.size};
+	CodecPageKey(key, storage, page);
 	buf->len = 0;
-	united = CodecUnite(parts, lengthof(parts), true, NULL, buf, NULL);
+	united = KvUnitePages(db, key, sizeof(key), parts, lengthof(parts), buf);
+	was_plain = pinned->plain;
 	StoreSharedPagesUnpin(pinned);
-	if (united && buf->len <= STORE_LARGEST_SHARED && CodecPageOpen(&image, buf->data, buf->len))
-		PutRenewed(storage, page, seq, &image);
+	if (!united || buf->len > STORE_LARGEST_SHARED || !CodecPageOpen(&added, delta, len) ||
+		!CodecPageOpen(&image, buf->data, buf->len) || image.nchains == 0)
+		return;
+	RenewedFates(&added, was_plain, &image, &fates);
+	PutRenewed(storage, page, seq, &fates, &image);
+}
+
+void
+StoreSharedPagesKeep(OrbitStorageId storage, BlockNumber page, uint64 seq)
+{
+	uint32	   *bucket;
+	Partition  *p = FindPartition(storage, page, &bucket);
+	Block	   *b;
+
+	LWLockAcquire(p->lock, LW_EXCLUSIVE);
+	b = Find(p, bucket, storage, page);
+	if (b != NULL)
+		b->renewed = seq;
+	LWLockRelease(p->lock);
 }
 
 /* Transactions older than the commit log seem to be of the future once 2^31 have come after them. */

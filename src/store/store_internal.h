@@ -190,14 +190,16 @@ extern void StoreSharedPagesUnpin(StorePinned *pinned);
 extern bool StoreFatesKnown(const CodecPage *page);
 /*
  * This page of a sealed write buffer, delta, is about to be merged into RocksDB's: the same is done with
- * the one that is here, if any.  The worker; before StoreSharedPagesFlushed, also more than once.  No error
- * but the commit log's.  buf: memory to be used, the caller's to free.
+ * the one that is here, if any, pruned by the primary's horizon.  The worker; before StoreSharedPagesFlushed,
+ * also more than once.  No error but the commit log's.  buf: memory to be used, the caller's to free.
  */
-extern void StoreSharedPagesRenew(OrbitStorageId storage, BlockNumber page, const void *delta, Size len,
-								  uint64 seq, CodecBuf *buf);
+extern void StoreSharedPagesRenew(KvDb *db, OrbitStorageId storage, BlockNumber page, const void *delta,
+								  Size len, uint64 seq, CodecBuf *buf);
+/* The same of a page of which the write buffer has nothing that is written. */
+extern void StoreSharedPagesKeep(OrbitStorageId storage, BlockNumber page, uint64 seq);
 /*
  * The write buffer has become part of RocksDB at this generation: its pages have changed, and go if they were
- * not renewed.  The worker; before views need the generation.
+ * neither renewed nor kept.  The worker; before views need the generation.
  */
 extern void StoreSharedPagesFlushed(uint64 seq, uint64 generation);
 
