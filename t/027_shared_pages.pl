@@ -59,7 +59,7 @@ sql('SELECT orbit_flush()');
 is(even(), 'later', 'and when all is flushed');
 is(reads(2000), 0, 'without RocksDB');
 
-# ... but not for ever: versions that an old snapshot keeps make the page too large
+# ... until versions that an old snapshot keeps make the page too large
 sql(q{CREATE TABLE w (id int PRIMARY KEY, n int, pad text); ALTER TABLE w ALTER pad SET STORAGE PLAIN;
 	INSERT INTO w SELECT g, 0, repeat('x', 500) FROM generate_series(1, 5) g; SELECT orbit_flush()});
 my $keeps = OrbitSession->new($node, 'postgres', 60);
@@ -80,7 +80,7 @@ $keeps->ask('COMMIT');
 is($keeps->ask('SELECT sum(n) FROM w WHERE id > 0'), 1000, 'when it has ended');
 $_->quit for $keeps, $later;
 
-# ... nor with rows that are locked and never changed
+# ... and rows that are locked and never changed
 sql(q{CREATE TABLE parent (id int PRIMARY KEY); INSERT INTO parent VALUES (1); CREATE TABLE child (p int REFERENCES parent); SELECT orbit_flush()});
 my @lockers = map { OrbitSession->new($node, 'postgres', 60) } 1 .. 3;
 for my $i (1 .. 30)

@@ -240,16 +240,7 @@ sub contents
 sub replayed
 {
 	my ($server, $lsn) = @_;
-	my $until = time + 180;
-	my $said = 0;
-	while (time < $until)
-	{
-		return 1 if $server->query("SELECT pg_last_wal_replay_lsn() >= '$lsn'::pg_lsn") eq 't';
-		next if $said or time < $until - 170;
-		$said = 1;
-		note("$server->{name} replays slowly, or waits:\n" . $server->query($waits));
-	}
-	continue { sleep 0.1 }
+	return 1 if OrbitNode::eventually(sub { $server->query("SELECT pg_last_wal_replay_lsn() >= '$lsn'::pg_lsn") eq 't' }, 180);
 	diag("$server->{name} has not replayed everything:\n" . $server->query($waits));
 	return 0;
 }
