@@ -155,6 +155,9 @@ typedef struct CodecPage
  */
 extern bool CodecPageOpen(CodecPage *p, const void *data, size_t len);
 
+/* Of a page that this process has just built out of checked parts: only the header is read. */
+extern void CodecPageOpenBuilt(CodecPage *p, const void *data, size_t len);
+
 /* Newest entry of the i-th chain (0 <= i < nchains); its slot. */
 extern const CodecEntry *CodecPageChain(const CodecPage *p, int i, int *slot);
 /* Newest entry of the row in this slot; NULL when the page has none. */

@@ -116,6 +116,19 @@ CodecPageOpen(CodecPage *p, const void *data, size_t len)
 	return true;
 }
 
+void
+CodecPageOpenBuilt(CodecPage *p, const void *data, size_t len)
+{
+#ifdef USE_ASSERT_CHECKING
+	PageShape	shape;
+
+	CodecAssert(CodecCheckPage(data, len, &shape));
+#endif
+	p->data = data;
+	p->size = (uint32_t) len;
+	p->nchains = Load16((const char *) data + 2);
+}
+
 static inline const CodecEntry *
 EntryAt(const CodecPage *p, size_t offset)
 {

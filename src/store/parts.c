@@ -37,6 +37,13 @@ Older(const ChainSource *s, const CodecEntry *e)
 	return s->image != NULL ? CodecPageOlder(s->image, s->chain, e) : MembufOlder(s->seq, e);
 }
 
+/* A row begins with its INSERT, so there is nothing to be cut behind that of a new row. */
+static inline bool
+MayHaveOlder(const CodecEntry *e, const CodecEntry *older)
+{
+	return older != NULL || CodecEntryKind(e) != CODEC_INSERT;
+}
+
 static bool
 BuildChain(StoreParts *p, const ChainSource *s, int slot, const CodecEntry *e)
 {
@@ -47,7 +54,7 @@ BuildChain(StoreParts *p, const ChainSource *s, int slot, const CodecEntry *e)
 		const CodecEntry *older = Older(s, e);
 
 		ok = CodecBuildEntry(&builder, e);
-		if (older != NULL && p->cut != NULL && p->cut->enough(e, p->cut->arg))
+		if (p->cut != NULL && MayHaveOlder(e, older) && p->cut->enough(e, p->cut->arg))
 		{
 			p->ended[slot] = true;
 			break;
@@ -182,6 +189,21 @@ AddCut(StoreParts *p, const StoreRocksPart *rocks, OrbitStorageId storage, Block
 	CodecBufFree(&aligned);
 }
 
+/* Have the arenas all that is to be seen of RocksDB's page? */
+static bool
+AllEnded(const StoreParts *p, const CodecPage *image)
+{
+	for (int chain = 0; chain < image->nchains; chain++)
+	{
+		int			slot;
+
+		(void) CodecPageChain(image, chain, &slot);
+		if (!p->ended[slot])
+			return false;
+	}
+	return true;
+}
+
 /* There is but one part: nothing to unite. */
 static void
 CopyOnly(StoreParts *p, const StoreRocksPart *rocks, StorePage *out)
@@ -241,13 +263,17 @@ StorePartsUnite(StoreParts *p, const StoreRocksPart *rocks, bool checked,
 		AddCut(p, rocks, storage, page);
 		rocks = &none;
 	}
+	else if (p->n > 0 && rocks->image != NULL && AllEnded(p, rocks->image))
+		rocks = &none;
 	if (p->n == 0 && rocks->rocks == NULL)
 		return false;
 	if (p->n == 0 || (p->n == 1 && rocks->rocks == NULL))
 		CopyOnly(p, rocks, out);
 	else
 		Unite(p, rocks, storage, page, &out->buf);
-	if (checked && !CodecPageOpen(&out->image, out->buf.data, out->buf.len))
+	if (p->n > 0)
+		CodecPageOpenBuilt(&out->image, out->buf.data, out->buf.len);
+	else if (checked && !CodecPageOpen(&out->image, out->buf.data, out->buf.len))
 		StoreRaiseDamagedPage(storage, page);
 	return true;
 }

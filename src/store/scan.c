@@ -37,6 +37,9 @@
 /* An iterator that is so many pages behind goes on; one that is further behind seeks. */
 #define STEP_PAGES		4
 
+/* So many pages that do not exist are noted among the shared ones; over more, an iterator steps faster. */
+#define NOTE_ABSENT		4
+
 typedef struct ArenaCursor
 {
 	uint64		seq;			/* 0: unused */
@@ -222,6 +225,28 @@ AdvanceIterator(StoreScan *s, StoreView *v)
 	}
 }
 
+/*
+ * From the position up to where the iterator stands there is nothing: the next scan need not ask.  Such are
+ * the last pages of a small table whose rows have moved.
+ */
+static void
+ShareAbsent(StoreScan *s)
+{
+	BlockNumber from = s->position;
+	BlockNumber to = s->rocks_ended ? s->last : s->rocks_page - 1;
+	StorePinned *unused;
+
+	if (s->backward)
+	{
+		from = s->rocks_ended ? s->first : s->rocks_page + 1;
+		to = s->position;
+	}
+	if ((!s->rocks_ended && s->rocks_page == s->position) || to - from >= NOTE_ABSENT)
+		return;
+	for (BlockNumber page = from; page <= to; page++)
+		(void) StorePutShared(s->storage, page, s->iter_generation, NULL, &unused);
+}
+
 /* RocksDB's next page. */
 typedef struct RocksPage
 {
@@ -248,6 +273,8 @@ NextOfRocks(StoreScan *s, StoreView *v, RocksPage *r)
 			return;
 		}
 		AdvanceIterator(s, v);
+		if (s->keep)
+			ShareAbsent(s);
 	}
 	r->found = !s->rocks_ended;
 	r->page = s->rocks_page;
