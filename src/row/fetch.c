@@ -31,6 +31,7 @@ RowFetchVisible(Relation rel, ItemPointer tid, Snapshot snapshot,
 	OrbitStorageId storage = RowStorage(rel);
 	StoreView	view;
 	StoreChain	chain;
+	StoreCut	cut;
 	RowVersion	v;
 	bool		found;
 
@@ -43,6 +44,7 @@ RowFetchVisible(Relation rel, ItemPointer tid, Snapshot snapshot,
 
 	StoreViewOpen(&view);
 	StoreChainOpen(&chain, &view, storage, OrbitTidPage(tid), OrbitTidSlot(tid));
+	chain.cut = RowCut(&cut, snapshot);
 	found = RowVisible(&chain, rel, snapshot, &v, all_dead);
 	if (found)
 	{

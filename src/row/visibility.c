@@ -172,6 +172,21 @@ RowEndsAt(const CodecEntry *e, Snapshot snapshot)
 	return EndsRow(e) || RowMvccSight(e, snapshot) == ROW_SIGHT_SEEN;
 }
 
+static bool
+Enough(const CodecEntry *e, void *arg)
+{
+	return RowEndsAt(e, arg);
+}
+
+const StoreCut *
+RowCut(StoreCut *cut, Snapshot snapshot)
+{
+	if (snapshot == NULL || snapshot->snapshot_type != SNAPSHOT_MVCC)
+		return NULL;
+	*cut = (StoreCut) {Enough, snapshot, snapshot->xmin, snapshot->xmax};
+	return cut;
+}
+
 /* Another transaction wrote what this one does not see. */
 static void
 ConflictOut(Relation rel, TransactionId xid, Snapshot snapshot)

@@ -6,6 +6,9 @@
  * are never reused, so nothing older can exist that matters.  Rows inserted since
  * the last flush are therefore read without RocksDB.
  *
+ * Of a page that has grown large shared memory has the upper end of each chain (sharedpages.c).  Who needs more
+ * goes on in the whole page, behind the entry where he is.
+ *
  * The head of the active arena is read once, at Open.  The walk starts from it, and
  * a writer compares it again under the row's lock: what it decided on is what it saw.
  */
@@ -28,6 +31,8 @@ StoreChainOpen(StoreChain *c, StoreView *v, OrbitStorageId storage, BlockNumber 
 	c->page = page;
 	c->slot = slot;
 	c->image = NULL;
+	c->cut = NULL;
+	c->short_image = false;
 	c->chain = 0;
 	c->active_head = ArenaHead(c, v->pin.active);
 	StoreChainRewind(c);
@@ -41,6 +46,8 @@ StoreChainOpenPage(StoreChain *c, OrbitStorageId storage, BlockNumber page, cons
 	c->storage = storage;
 	c->page = page;
 	c->image = image;
+	c->cut = NULL;
+	c->short_image = false;
 	c->chain = chain;
 	c->active_head = NULL;
 	c->mpage = NULL;
@@ -77,8 +84,27 @@ NextInArenas(StoreChain *c)
 static const CodecEntry *
 RocksHead(StoreChain *c)
 {
-	c->image = StoreCachedPage(c->view, c->storage, c->page, NULL);
+	StorePinned *pinned;
+	const StoreCut *cut = c->cut != NULL ? c->cut : &StoreAnyCut;
+
+	c->image = StoreCachedPage(c->view, c->storage, c->page, cut, &pinned);
+	c->short_image = pinned != NULL && !StoreSharedPagesServes(pinned, NULL);
 	return c->image != NULL ? CodecPageFind(c->image, c->slot, &c->chain) : NULL;
+}
+
+/* The entry below the last one of a chain that may have been cut. */
+static const CodecEntry *
+BelowCut(StoreChain *c)
+{
+	const CodecEntry *e;
+
+	c->short_image = false;
+	c->image = StoreCachedPage(c->view, c->storage, c->page, NULL, NULL);
+	e = c->image != NULL ? CodecPageFind(c->image, c->slot, &c->chain) : NULL;
+	while (e != NULL && !CodecSameIdentity(e, c->cur))
+		e = CodecPageOlder(c->image, c->chain, e);
+	/* it is there, unless the row has been pruned since, as then nobody needs what was below */
+	return e != NULL ? CodecPageOlder(c->image, c->chain, e) : NULL;
 }
 
 static inline bool
@@ -110,7 +136,11 @@ StoreChainNext(StoreChain *c)
 		}
 	}
 	else if (c->cur != NULL)
+	{
 		e = CodecPageOlder(c->image, c->chain, c->cur);
+		if (e == NULL && unlikely(c->short_image))
+			e = BelowCut(c);
+	}
 	else
 		e = CodecPageChain(c->image, c->chain, &c->slot);
 

@@ -173,13 +173,14 @@ StoreCacheUnpin(void)
 }
 
 static const CodecPage *
-FindPinned(OrbitStorageId storage, BlockNumber page, StorePinned **pinned)
+FindPinned(OrbitStorageId storage, BlockNumber page, const StoreCut *cut, StorePinned **pinned)
 {
 	ViewPage   *p = pinned_pages;
 
 	for (int i = 0; p != NULL && i < LOOK_BACK; i++, p = p->next)
 	{
-		if (p->page != page || p->storage != storage || !StoreSharedPagesStands(p->pinned))
+		if (p->page != page || p->storage != storage || !StoreSharedPagesStands(p->pinned) ||
+			!StoreSharedPagesServes(p->pinned, cut))
 			continue;
 		*pinned = p->pinned;
 		return &p->image;
@@ -188,17 +189,17 @@ FindPinned(OrbitStorageId storage, BlockNumber page, StorePinned **pinned)
 }
 
 bool
-StoreFindShared(StoreView *v, OrbitStorageId storage, BlockNumber page, bool once,
+StoreFindShared(StoreView *v, OrbitStorageId storage, BlockNumber page, const StoreCut *cut, bool once,
 				const CodecPage **image, StorePinned **pinned)
 {
 	CodecPage	found;
 
 	Assert(v->pin.generation != 0);
-	*image = FindPinned(storage, page, pinned);
+	*image = FindPinned(storage, page, cut, pinned);
 	if (*image != NULL)
 		return true;
 	MakePlace();
-	if (!StoreSharedPagesFind(storage, page, !once, pinned, &found))
+	if (!StoreSharedPagesFind(storage, page, cut, !once, pinned, &found))
 		return false;
 	if (*pinned != NULL)
 		*image = NotePinned(storage, page, *pinned, &found);
@@ -207,7 +208,7 @@ StoreFindShared(StoreView *v, OrbitStorageId storage, BlockNumber page, bool onc
 
 const CodecPage *
 StorePutShared(OrbitStorageId storage, BlockNumber page, uint64 generation,
-			   const CodecPage *image, StorePinned **pinned)
+			   const CodecPage *image, const StoreCut *cut, StorePinned **pinned)
 {
 	CodecPage	shared;
 
@@ -215,7 +216,7 @@ StorePutShared(OrbitStorageId storage, BlockNumber page, uint64 generation,
 	if (StoreViewGeneration() == 0)
 		return NULL;			/* what is read through the primary is of no known generation */
 	MakePlace();
-	*pinned = StoreSharedPagesPut(storage, page, generation, image, &shared);
+	*pinned = StoreSharedPagesPut(storage, page, generation, image, cut, &shared);
 	return *pinned != NULL ? NotePinned(storage, page, *pinned, &shared) : NULL;
 }
 
@@ -291,7 +292,7 @@ Use(CachedPage *c)
 }
 
 static const CodecPage *
-ReadPage(StoreView *v, OrbitStorageId storage, BlockNumber page, StorePinned **pinned)
+ReadPage(StoreView *v, OrbitStorageId storage, BlockNumber page, const StoreCut *cut, StorePinned **pinned)
 {
 	/* static: an ERROR on the way leaves nothing to free */
 	static CodecBuf buf;
@@ -308,14 +309,19 @@ ReadPage(StoreView *v, OrbitStorageId storage, BlockNumber page, StorePinned **p
 	exists = StoreRocksGet(handle, ORBIT_PG_DATA, key, sizeof(key), &buf);
 	if (exists && !CodecPageOpen(&image, buf.data, buf.len))
 		StoreRaiseDamagedPage(storage, page);
-	shared = StorePutShared(storage, page, g, exists ? &image : NULL, pinned);
+	shared = StorePutShared(storage, page, g, exists ? &image : NULL, cut, pinned);
 	if (shared != NULL)
+	{
+		if (buf.cap > 2 * STORE_LARGEST_SHARED)
+			CodecBufFree(&buf);
 		return shared;
+	}
 	return Use(Remember(storage, page, &buf, exists ? &image : NULL));
 }
 
 const CodecPage *
-StoreCachedPage(StoreView *v, OrbitStorageId storage, BlockNumber page, StorePinned **pinned)
+StoreCachedPage(StoreView *v, OrbitStorageId storage, BlockNumber page, const StoreCut *cut,
+				StorePinned **pinned)
 {
 	CachedPage *c = NULL;
 	const CodecPage *image;
@@ -326,7 +332,7 @@ StoreCachedPage(StoreView *v, OrbitStorageId storage, BlockNumber page, StorePin
 	*pinned = NULL;
 	if (v->pin.generation == 0)
 		return NULL;
-	if (StoreFindShared(v, storage, page, false, &image, pinned))
+	if (StoreFindShared(v, storage, page, cut, false, &image, pinned))
 		return image;
 
 	/*
@@ -336,7 +342,7 @@ StoreCachedPage(StoreView *v, OrbitStorageId storage, BlockNumber page, StorePin
 	if (v->proven || v->pin.generation <= StoreViewGeneration())
 		c = Find(storage, page);
 	if (c == NULL)
-		return ReadPage(v, storage, page, pinned);
+		return ReadPage(v, storage, page, cut, pinned);
 	dlist_move_head(&lru, &c->node);
 	return Use(c);
 }

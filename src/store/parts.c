@@ -10,6 +10,8 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
+
 #include "store/store_internal.h"
 
 #define SCRATCH_KEEP	((Size) 1024 * 1024)	/* kept over a transaction's end */
@@ -145,6 +147,56 @@ StorePartsShrink(void)
 {
 	if (scratch.cap > SCRATCH_KEEP)
 		CodecBufFree(&scratch);
+}
+
+/* ---- cutting for many ------------------------------------------------------------------ */
+
+/* Enough also for whoever took a snapshot later.  What we have done ourselves is not yet. */
+static bool
+EnoughForMany(const CodecEntry *e, const StoreCut *cut)
+{
+	CodecKind	kind = CodecEntryKind(e);
+
+	return (kind == CODEC_UPDATE || kind == CODEC_DELETE) && !(e->kind_flags & CODEC_FROZEN) &&
+		cut->enough(e, cut->arg) && StoreHasCommitted(e->xid);
+}
+
+static bool
+CutChain(const CodecPage *image, int chain, const StoreCut *cut, TransactionId *newest)
+{
+	int			slot;
+	const CodecEntry *e = CodecPageChain(image, chain, &slot);
+	bool		ok = CodecBuildChain(&builder, slot);
+
+	while (ok && e != NULL)
+	{
+		const CodecEntry *older = CodecPageOlder(image, chain, e);
+
+		ok = CodecBuildEntry(&builder, e);
+		if (older != NULL && EnoughForMany(e, cut))
+		{
+			if (!TransactionIdIsValid(*newest) || TransactionIdPrecedes(*newest, e->xid))
+				*newest = e->xid;
+			break;
+		}
+		e = older;
+	}
+	return ok;
+}
+
+bool
+StoreCutPage(const CodecPage *image, const StoreCut *cut, CodecBuf *out, TransactionId *newest)
+{
+	bool		ok = true;
+
+	*newest = InvalidTransactionId;
+	CodecBuildFree(&builder);
+	CodecBuildBegin(&builder, out);
+	for (int chain = 0; ok && chain < image->nchains; chain++)
+		ok = CutChain(image, chain, cut, newest);
+	ok = ok && CodecBuildFinish(&builder);
+	CodecBuildFree(&builder);
+	return ok;
 }
 
 /* ---- uniting -------------------------------------------------------------------------- */
@@ -297,7 +349,7 @@ StoreUnitedPage(StoreView *v, OrbitStorageId storage, BlockNumber page, const St
 		if (p != NULL)
 			StorePartsAdd(&parts, seq, p);
 	}
-	image = StoreCachedPage(v, storage, page, &pinned);
+	image = StoreCachedPage(v, storage, page, cut, &pinned);
 	rocks = StorePartOf(image, pinned);
 	return StorePartsUnite(&parts, &rocks, true, storage, page, out);
 }
@@ -316,7 +368,7 @@ StoreReadPage(OrbitStorageId storage, BlockNumber page, const StoreCut *cut, Sto
 
 /* Only a page of which nothing has changed since the last flush, and that is in shared memory. */
 bool
-StoreTryPage(OrbitStorageId storage, BlockNumber page, StorePage *out)
+StoreTryPage(OrbitStorageId storage, BlockNumber page, const StoreCut *cut, StorePage *out)
 {
 	StoreView	v;
 	StoreParts	none = {0};
@@ -328,7 +380,7 @@ StoreTryPage(OrbitStorageId storage, BlockNumber page, StorePage *out)
 	found = v.pin.generation != 0;
 	for (uint64 seq = v.pin.active; found && seq >= v.pin.oldest; seq--)
 		found = MembufPageLookup(seq, storage, page) == NULL;
-	found = found && StoreFindShared(&v, storage, page, false, &image, &pinned) && image != NULL;
+	found = found && StoreFindShared(&v, storage, page, cut, false, &image, &pinned) && image != NULL;
 	if (found)
 	{
 		StoreRocksPart rocks = StorePartOf(image, pinned);

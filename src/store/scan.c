@@ -137,6 +137,12 @@ CreateIterator(StoreScan *s, KvDb *handle)
 	iterators++;
 }
 
+static inline const StoreCut *
+Cut(StoreScan *s)
+{
+	return s->cut.enough != NULL ? &s->cut : NULL;
+}
+
 /* ---- RocksDB's side of a scan ------------------------------------------------------------------ */
 
 /* Reads where the iterator stands now. */
@@ -244,7 +250,7 @@ ShareAbsent(StoreScan *s)
 	if ((!s->rocks_ended && s->rocks_page == s->position) || to - from >= NOTE_ABSENT)
 		return;
 	for (BlockNumber page = from; page <= to; page++)
-		(void) StorePutShared(s->storage, page, s->iter_generation, NULL, &unused);
+		(void) StorePutShared(s->storage, page, s->iter_generation, NULL, NULL, &unused);
 }
 
 /* RocksDB's next page. */
@@ -265,7 +271,8 @@ NextOfRocks(StoreScan *s, StoreView *v, RocksPage *r)
 		return;
 	if (!IteratorTells(s, v))
 	{
-		if (!s->files && StoreFindShared(v, s->storage, s->position, !s->keep, &r->image, &r->pinned))
+		if (!s->files &&
+			StoreFindShared(v, s->storage, s->position, Cut(s), !s->keep, &r->image, &r->pinned))
 		{
 			r->page = s->position;
 			r->found = r->image != NULL;
@@ -431,26 +438,22 @@ NextPage(StoreScan *s, StoreView *v, BlockNumber *page, RocksPage *r)
 	return false;
 }
 
-static inline const StoreCut *
-Cut(StoreScan *s)
-{
-	return s->cut.enough != NULL ? &s->cut : NULL;
-}
+static CodecBuf iterator_page;	/* static: nothing to free on ERROR */
 
 /* What the iterator stands on, for the others too. */
 static void
 ShareIteratorPage(StoreScan *s, StoreRocksPart *part, CodecPage *opened)
 {
-	static CodecBuf buf;		/* static: nothing to free on ERROR */
+	CodecBuf   *buf = &iterator_page;
 	const CodecPage *shared;
 	StorePinned *pinned;
 
-	buf.len = 0;
-	if (!CodecBufAppend(&buf, part->rocks, part->len))
+	buf->len = 0;
+	if (!CodecBufAppend(buf, part->rocks, part->len))
 		StoreOutOfMemory();
-	if (!CodecPageOpen(opened, buf.data, buf.len))
+	if (!CodecPageOpen(opened, buf->data, buf->len))
 		StoreRaiseDamagedPage(s->storage, s->rocks_page);
-	shared = StorePutShared(s->storage, s->rocks_page, s->iter_generation, opened, &pinned);
+	shared = StorePutShared(s->storage, s->rocks_page, s->iter_generation, opened, Cut(s), &pinned);
 	/* not this one, if somebody else was faster: as good, but perhaps pruned less */
 	*part = StorePartOf(shared != NULL ? shared : opened, pinned);
 }
@@ -462,6 +465,7 @@ TakePage(StoreScan *s, StoreView *v, BlockNumber page, const RocksPage *r, Store
 	StoreRocksPart rocks = {0};
 	StoreParts	parts;
 	CodecPage	opened;
+	bool		found;
 
 	StorePartsBegin(&parts, Cut(s));
 	for (uint64 seq = v->pin.active; seq >= v->pin.oldest; seq--)
@@ -479,10 +483,13 @@ TakePage(StoreScan *s, StoreView *v, BlockNumber page, const RocksPage *r, Store
 
 		KvIterValue(s->iter, &rocks.rocks, &len);
 		rocks.len = len;
-		if (s->keep && len <= STORE_LARGEST_SHARED)
+		if (s->keep && (len <= STORE_LARGEST_SHARED || Cut(s) != NULL))
 			ShareIteratorPage(s, &rocks, &opened);
 	}
-	return StorePartsUnite(&parts, &rocks, !s->files, s->storage, page, out);
+	found = StorePartsUnite(&parts, &rocks, !s->files, s->storage, page, out);
+	if (iterator_page.cap > 2 * STORE_LARGEST_SHARED)
+		CodecBufFree(&iterator_page);
+	return found;
 }
 
 /*

@@ -21,6 +21,13 @@
  *					entry could: each carries the oldest transaction id that it could ask for, and is not used
  *					when the commit log may not know that one any more.
  *
+ * While an old snapshot is open the pages of rows that change all the time grow, for what it needs stays.  Such
+ * a page would be read and put together by everyone who wants its newest versions, which are few.  So a page
+ * that is too large is cut for its reader's snapshot S: chains end behind the first entry that S sees and that
+ * has committed.  It serves every snapshot that sees all of these entries: when all of them are before
+ * its xmin, or when its xmax is after that of S, for then it was taken later, and who had ended for S had
+ * ended for it.
+ *
  * A partition is a ring of blocks that fill its memory from end to end. Space is made by going round it: what
  * has been used since the last time round stays, once; what is pinned stays in any case, found or not.  A pin
  * is taken under the partition's lock and let go without it; blocks are only made of others under the
@@ -56,6 +63,8 @@ struct StorePinned
 	TransactionId oldest;		/* whose fate a reader could ask for, or invalid */
 	TransactionId newest;		/* see StorePage, as plain */
 	uint64		renewed;		/* number of the newest write buffer that a flush has put into it, or 0 */
+	TransactionId cut_newest;	/* of the entries behind which chains were cut; invalid: all are whole */
+	TransactionId cut_xmax;		/* of the snapshot for which they were */
 	uint16		nchains;
 	bool		exists;			/* false: RocksDB has no such page */
 	bool		plain;
@@ -73,6 +82,8 @@ typedef struct Fates
 	TransactionId oldest;		/* that could be asked for, or invalid */
 	TransactionId newest;		/* the same */
 	bool		plain;			/* see StorePage */
+	TransactionId cut_newest;	/* see StorePinned */
+	TransactionId cut_xmax;
 } Fates;
 
 typedef struct Partition
@@ -242,9 +253,20 @@ Pin(Block *b, CodecPage *image)
 	image->nchains = b->nchains;
 }
 
+const StoreCut StoreAnyCut;
+
 bool
-StoreSharedPagesFind(OrbitStorageId storage, BlockNumber page, bool mark, StorePinned **pinned,
-					 CodecPage *image)
+StoreSharedPagesServes(const StorePinned *b, const StoreCut *cut)
+{
+	if (likely(!TransactionIdIsValid(b->cut_newest)) || cut == &StoreAnyCut)
+		return true;
+	return cut != NULL && (TransactionIdPrecedes(b->cut_newest, cut->xmin) ||
+						   TransactionIdPrecedes(b->cut_xmax, cut->xmax));
+}
+
+bool
+StoreSharedPagesFind(OrbitStorageId storage, BlockNumber page, const StoreCut *cut, bool mark,
+					 StorePinned **pinned, CodecPage *image)
 {
 	uint32	   *bucket;
 	Partition  *p;
@@ -254,7 +276,7 @@ StoreSharedPagesFind(OrbitStorageId storage, BlockNumber page, bool mark, StoreP
 	p = FindPartition(storage, page, &bucket);
 	LWLockAcquire(p->lock, LW_SHARED);
 	b = Find(p, bucket, storage, page);
-	if (b != NULL && !FatesKnown(b->oldest))
+	if (b != NULL && (!FatesKnown(b->oldest) || !StoreSharedPagesServes(b, cut)))
 		b = NULL;
 	if (b != NULL && mark && pg_atomic_read_u32(&b->used) == 0)
 		pg_atomic_write_u32(&b->used, 1);
@@ -418,6 +440,8 @@ Replace(Partition *p, uint32 *bucket, Block *old, OrbitStorageId storage, BlockN
 	b->oldest = fates->oldest;
 	b->newest = fates->newest;
 	b->plain = fates->plain;
+	b->cut_newest = fates->cut_newest;
+	b->cut_xmax = fates->cut_xmax;
 	if (image != NULL)
 	{
 		b->nchains = image->nchains;
@@ -431,11 +455,11 @@ Replace(Partition *p, uint32 *bucket, Block *old, OrbitStorageId storage, BlockN
 
 static Block *
 Insert(Partition *p, uint32 *bucket, OrbitStorageId storage, BlockNumber page,
-	   const Fates *fates, const CodecPage *image)
+	   const Fates *fates, const CodecPage *image, const StoreCut *cut)
 {
 	Block	   *b = Find(p, bucket, storage, page);
 
-	if (b != NULL && FatesKnown(b->oldest))
+	if (b != NULL && FatesKnown(b->oldest) && StoreSharedPagesServes(b, cut))
 		return b;				/* somebody else was faster */
 	return Replace(p, bucket, b, storage, page, fates, image);
 }
@@ -446,12 +470,8 @@ IsPlain(const CodecEntry *e)
 	return CodecEntryKind(e) == CODEC_INSERT && !(e->kind_flags & CODEC_SPECULATIVE);
 }
 
-/*
- * The log is not cut off meanwhile.  A standby sets the parts of a large transaction one after the other, and
- * knows of no parent in between: there it is asked of those only that had ended before our snapshot.
- */
-static bool
-HasCommitted(TransactionId xid)
+bool
+StoreHasCommitted(TransactionId xid)
 {
 	bool		committed;
 
@@ -478,7 +498,7 @@ NoteFate(Fates *f, const CodecEntry *e)
 		f->oldest = e->xid;
 	if (!TransactionIdIsValid(f->newest) || TransactionIdPrecedes(f->newest, e->xid))
 		f->newest = e->xid;
-	f->plain = f->plain && HasCommitted(e->xid);
+	f->plain = f->plain && StoreHasCommitted(e->xid);
 }
 
 /* plain: whether it is one is to be found out. */
@@ -509,25 +529,50 @@ StoreFatesKnown(const CodecPage *page)
 	return FatesKnown(f.oldest);
 }
 
+/* Cuts a page that is too large, in memory that lasts until the next one; false: it is too large even so. */
+static bool
+CutLarge(const CodecPage **image, CodecPage *small, const StoreCut *cut, TransactionId *newest)
+{
+	static CodecBuf buf;		/* static: an ERROR on the way leaves nothing to free */
+
+	*newest = InvalidTransactionId;
+	if (*image == NULL || (*image)->size <= STORE_LARGEST_SHARED)
+		return true;
+	buf.len = 0;
+	if (cut == NULL || cut == &StoreAnyCut || !StoreCutPage(*image, cut, &buf, newest) ||
+		buf.len > STORE_LARGEST_SHARED)
+	{
+		CodecBufFree(&buf);
+		return false;
+	}
+	CodecPageOpenBuilt(small, buf.data, buf.len);
+	*image = small;
+	return true;
+}
+
 StorePinned *
 StoreSharedPagesPut(OrbitStorageId storage, BlockNumber page, uint64 generation,
-					const CodecPage *image, CodecPage *shared)
+					const CodecPage *image, const StoreCut *cut, CodecPage *shared)
 {
 	Fates		fates = {0};
+	CodecPage	small;
+	TransactionId newest;
 	uint32	   *bucket;
 	Partition  *p;
 	Block	   *b = NULL;
 
-	if (image != NULL && image->size > STORE_LARGEST_SHARED)
+	if (!CutLarge(&image, &small, cut, &newest))
 		return NULL;
 	if (image != NULL)
 		PageFates(image, true, &fates);
+	fates.cut_newest = newest;
+	fates.cut_xmax = TransactionIdIsValid(newest) ? cut->xmax : InvalidTransactionId;
 	OrbitStopPoint("shared_page_put");
 	p = FindPartition(storage, page, &bucket);
 	LWLockAcquire(p->lock, LW_EXCLUSIVE);
 	if (generation >= pg_atomic_read_u64(&pages->since))
-		b = Insert(p, bucket, storage, page, &fates, image);
-	if (b != NULL && b->exists && image != NULL)
+		b = Insert(p, bucket, storage, page, &fates, image, cut);
+	if (b != NULL && b->exists && image != NULL && StoreSharedPagesServes(b, cut))
 		Pin(b, shared);
 	else
 		b = NULL;
@@ -584,11 +629,13 @@ StoreSharedPagesRenew(KvDb *db, OrbitStorageId storage, BlockNumber page, const 
 	CodecPage	image;
 	CodecPart	parts[2];
 	Fates		fates;
+	TransactionId cut_newest;
+	TransactionId cut_xmax;
 	bool		was_plain;
 	bool		united;
 
 	if (len > STORE_LARGEST_SHARED ||
-		!StoreSharedPagesFind(storage, page, false, &pinned, &base) || pinned == NULL)
+		!StoreSharedPagesFind(storage, page, &StoreAnyCut, false, &pinned, &base) || pinned == NULL)
 		return;
 	parts[0] = (CodecPart) {delta, len};
 	parts[1] = (CodecPart) {base.data, base.size};
@@ -596,11 +643,15 @@ StoreSharedPagesRenew(KvDb *db, OrbitStorageId storage, BlockNumber page, const 
 	buf->len = 0;
 	united = KvUnitePages(db, key, sizeof(key), parts, lengthof(parts), buf);
 	was_plain = pinned->plain;
+	cut_newest = pinned->cut_newest;
+	cut_xmax = pinned->cut_xmax;
 	StoreSharedPagesUnpin(pinned);
 	if (!united || buf->len > STORE_LARGEST_SHARED || !CodecPageOpen(&added, delta, len) ||
 		!CodecPageOpen(&image, buf->data, buf->len) || image.nchains == 0)
 		return;
 	RenewedFates(&added, was_plain, &image, &fates);
+	fates.cut_newest = cut_newest;
+	fates.cut_xmax = cut_xmax;
 	PutRenewed(storage, page, seq, &fates, &image);
 }
 

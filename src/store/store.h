@@ -108,6 +108,8 @@ typedef struct StoreChain
 	MembufPage *mpage;
 	const CodecEntry *cur;
 	const CodecPage *image;		/* RocksDB's page or the page image */
+	const struct StoreCut *cut; /* NULL; or what the reader needs, set after Open */
+	bool		short_image;	/* the image's chains may have been cut */
 	const CodecEntry *active_head;	/* newest entry in arena pin.active at Open */
 	int			chain;
 	bool		ended;
@@ -127,13 +129,16 @@ extern const CodecEntry *StoreChainActiveHead(StoreChain *c);
 /* ---- pages and scans ------------------------------------------------------------------ */
 
 /*
- * What a reader needs of a row: enough() says that it needs nothing below this entry.  Called while
- * a view is open: it may look into the commit log, but neither wait nor read or write orbit storage.
+ * What a reader with an MVCC snapshot needs of a row: enough() says that it needs nothing below this entry,
+ * since the snapshot sees it.  Called while a view is open: it may look into the commit log, but neither wait
+ * nor read or write orbit storage.
  */
 typedef struct StoreCut
 {
 	bool		(*enough) (const CodecEntry *e, void *arg);
 	void	   *arg;
+	TransactionId xmin;			/* the snapshot's */
+	TransactionId xmax;
 } StoreCut;
 
 /*
@@ -163,7 +168,7 @@ extern bool StorePageFatesKnown(const StorePage *p);
 extern bool StoreReadPage(OrbitStorageId storage, BlockNumber page, const StoreCut *cut,
 						  StorePage *out);
 /* The same where it costs next to nothing; false: it may exist all the same. */
-extern bool StoreTryPage(OrbitStorageId storage, BlockNumber page, StorePage *out);
+extern bool StoreTryPage(OrbitStorageId storage, BlockNumber page, const StoreCut *cut, StorePage *out);
 
 /*
  * Pages of [first, last] that exist, ascending (or descending with backward).  Holds no view

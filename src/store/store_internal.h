@@ -144,17 +144,17 @@ StorePageHash(OrbitStorageId storage, BlockNumber page)
 #define STORE_PAGE_CACHE_BYTES	((Size) 1024 * 1024)
 
 /*
- * RocksDB's page, checked, or NULL; lives until the view is closed.  *pinned (may be NULL): where it lies in
- * shared memory, if it does; whoever wants it for longer pins it again.
+ * RocksDB's page, checked, or NULL; lives until the view is closed.  cut: as StoreSharedPagesFind.  *pinned
+ * (may be NULL): where it lies in shared memory, if it does; whoever wants it for longer pins it again.
  */
 extern const CodecPage *StoreCachedPage(StoreView *v, OrbitStorageId storage, BlockNumber page,
-										StorePinned **pinned);
+										const StoreCut *cut, StorePinned **pinned);
 /* The same if it is among the shared pages; false: it is not.  once: it need not stay for this. */
-extern bool StoreFindShared(StoreView *v, OrbitStorageId storage, BlockNumber page, bool once,
-							const CodecPage **image, StorePinned **pinned);
-/* Puts a page that was read at this generation among them.  NULL: there is no place for it. */
+extern bool StoreFindShared(StoreView *v, OrbitStorageId storage, BlockNumber page, const StoreCut *cut,
+							bool once, const CodecPage **image, StorePinned **pinned);
+/* Puts a page that was read at this generation among them.  NULL: there is none there that serves. */
 extern const CodecPage *StorePutShared(OrbitStorageId storage, BlockNumber page, uint64 generation,
-									   const CodecPage *image, StorePinned **pinned);
+									   const CodecPage *image, const StoreCut *cut, StorePinned **pinned);
 extern void StoreCacheDrop(void);	/* the handle has moved */
 extern void StoreCacheViewClosed(void);
 extern void StoreCacheUnpin(void);	/* the transaction ends */
@@ -165,19 +165,26 @@ extern void StoreCacheUnpin(void);	/* the transaction ends */
 
 extern Size StoreSharedPagesShmemSize(void);
 extern void StoreSharedPagesShmemInit(void);
+/* To be met by chains that have been cut behind any entry. */
+extern const StoreCut StoreAnyCut;
+
 /*
  * RocksDB's page as any view that is open now may read it, checked once already.  False: it is not there.
- * *pinned NULL: RocksDB has no such page; otherwise image is good until the caller has unpinned it. mark: it
- * has been used, and shall stay.
+ * *pinned NULL: RocksDB has no such page; otherwise image is good until the caller has unpinned it.  cut:
+ * chains may end behind what is enough by it; NULL: they must be whole.  mark: the page has been used, and
+ * shall stay.
  */
-extern bool StoreSharedPagesFind(OrbitStorageId storage, BlockNumber page, bool mark,
+extern bool StoreSharedPagesFind(OrbitStorageId storage, BlockNumber page, const StoreCut *cut, bool mark,
 								 StorePinned **pinned, CodecPage *image);
 /*
- * A page, opened, read by a handle that stands at this generation; image NULL: there is none.  Returns the
- * shared one, pinned, or NULL: it could not be put there, or there is none.
+ * A page, opened, read by a handle that stands at this generation; image NULL: there is none.  One that is
+ * too large is put there cut for the reader.  Returns the shared one, pinned, or NULL: it could not be put
+ * there, does not serve, or there is none.
  */
 extern StorePinned *StoreSharedPagesPut(OrbitStorageId storage, BlockNumber page, uint64 generation,
-										const CodecPage *image, CodecPage *shared);
+										const CodecPage *image, const StoreCut *cut, CodecPage *shared);
+/* Has a page in which chains have been cut all that the reader needs? */
+extern bool StoreSharedPagesServes(const StorePinned *pinned, const StoreCut *cut);
 /* These are likely to be asked for: brings them nearer to the processor. */
 extern void StoreSharedPagesExpect(OrbitStorageId storage, BlockNumber next, BlockNumber after);
 /* May a view that has been opened since it was pinned use it still? */
@@ -186,6 +193,12 @@ extern bool StoreSharedPagesStands(const StorePinned *pinned);
 extern bool StoreSharedPagesPlain(const StorePinned *pinned, TransactionId *newest);
 extern void StoreSharedPagesPinAgain(StorePinned *pinned);
 extern void StoreSharedPagesUnpin(StorePinned *pinned);
+/*
+ * Has it committed, as far as may be asked?  The log is not cut off meanwhile.  A standby sets the parts of a
+ * large transaction one after the other, and knows of no parent in between: there it is asked of those only
+ * that had ended before our snapshot.
+ */
+extern bool StoreHasCommitted(TransactionId xid);
 /* May the commit log be asked about every transaction that is in the page? */
 extern bool StoreFatesKnown(const CodecPage *page);
 /*
@@ -252,6 +265,11 @@ extern bool StorePartsUnite(StoreParts *p, const StoreRocksPart *rocks, bool che
 extern bool StoreUnitedPage(StoreView *v, OrbitStorageId storage, BlockNumber page,
 							const StoreCut *cut, StorePage *out);
 extern void StorePartsShrink(void); /* frees scratch memory that grew large */
+/*
+ * Appends the page to out with chains cut where that serves not only this reader: behind what has committed.
+ * *newest: of the transactions behind whose entries chains were cut, or invalid.  False: out of memory.
+ */
+extern bool StoreCutPage(const CodecPage *image, const StoreCut *cut, CodecBuf *out, TransactionId *newest);
 
 /* ---- counters for the flush (counters.c) ---------------------------------------------- */
 

@@ -102,7 +102,7 @@ TakePage(TamFetch *f, BlockNumber pageno, Snapshot snapshot)
 	if (f->storage == ORBIT_INVALID_STORAGE)
 		f->storage = RowStorage(f->base.rel);
 	f->page = RowPageAlloc();
-	if (!StoreTryPage(f->storage, pageno, &f->page->page))
+	if (!StoreTryPage(f->storage, pageno, NULL, &f->page->page))
 	{
 		LetGo(f);
 		return false;

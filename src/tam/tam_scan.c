@@ -205,32 +205,14 @@ TamSetRange(TamScan *s, BlockNumber first, BlockNumber end)
 	s->end = Min(end, s->npages);
 }
 
-static bool
-Enough(const CodecEntry *e, void *arg)
-{
-	return RowEndsAt(e, ((TamScan *) arg)->base.rs_snapshot);
-}
-
-/* A snapshot needs of a row what lies above the version it sees; others need every version. */
-static const StoreCut *
-Cut(TamScan *s, StoreCut *cut)
-{
-	Snapshot	snapshot = s->base.rs_snapshot;
-
-	if (snapshot == NULL || snapshot->snapshot_type != SNAPSHOT_MVCC)
-		return NULL;
-	cut->enough = Enough;
-	cut->arg = s;
-	return cut;
-}
-
 bool
 TamTryPage(TamScan *s, BlockNumber pageno)
 {
 	StorePage  *buf = PageBuffer(s);
+	StoreCut	cut;
 
 	s->pageno = pageno;
-	if (!StoreTryPage(s->storage, pageno, buf))
+	if (!StoreTryPage(s->storage, pageno, RowCut(&cut, s->base.rs_snapshot), buf))
 		return false;
 	TamCountPage(s->rel, store_rocks_pages);
 	OpenPage(s);
@@ -246,7 +228,7 @@ TamLoadPage(TamScan *s, BlockNumber pageno)
 	bool		found;
 
 	s->pageno = pageno;
-	found = StoreReadPage(s->storage, pageno, Cut(s, &cut), buf);
+	found = StoreReadPage(s->storage, pageno, RowCut(&cut, s->base.rs_snapshot), buf);
 	TamCountPage(s->rel, before);
 	if (!found)
 		return false;
@@ -262,7 +244,7 @@ OpenRange(TamScan *s, BlockNumber first, BlockNumber last)
 	StoreCut	cut;
 
 	ClosePages(s);
-	s->pages = StoreScanBegin(s->storage, first, last, s->backward, Cut(s, &cut));
+	s->pages = StoreScanBegin(s->storage, first, last, s->backward, RowCut(&cut, s->base.rs_snapshot));
 	if (s->once)
 		StoreScanOnce(s->pages);
 	MemoryContextSwitchTo(old);
