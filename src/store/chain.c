@@ -6,8 +6,8 @@
  * are never reused, so nothing older can exist that matters.  Rows inserted since
  * the last flush are therefore read without RocksDB.
  *
- * Of a page that has grown large shared memory has the upper end of each chain (sharedpages.c).  Who needs more
- * goes on in the whole page, behind the entry where he is.
+ * Of a page that has grown large shared memory has the upper end of each chain (sharedpages.c).  Who
+ * needs more goes on in the whole page, behind the entry where he is.
  *
  * The head of the active arena is read once, at Open.  The walk starts from it, and
  * a writer compares it again under the row's lock: what it decided on is what it saw.

@@ -21,12 +21,8 @@
  *					entry could: each carries the oldest transaction id that it could ask for, and is not used
  *					when the commit log may not know that one any more.
  *
- * While an old snapshot is open the pages of rows that change all the time grow, for what it needs stays.  Such
- * a page would be read and put together by everyone who wants its newest versions, which are few.  So a page
- * that is too large is cut for its reader's snapshot S: chains end behind the first entry that S sees and that
- * has committed.  It serves every snapshot that sees all of these entries: when all of them are before
- * its xmin, or when its xmax is after that of S, for then it was taken later, and who had ended for S had
- * ended for it.
+ * A page that is too large is put here cut for its reader's snapshot: each chain ends behind the first entry
+ * that this snapshot sees and that has committed.  README.md says whom it serves, and why.
  *
  * A partition is a ring of blocks that fill its memory from end to end. Space is made by going round it: what
  * has been used since the last time round stays, once; what is pinned stays in any case, found or not.  A pin
