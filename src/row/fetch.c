@@ -44,7 +44,7 @@ RowFetchVisible(Relation rel, ItemPointer tid, Snapshot snapshot,
 
 	StoreViewOpen(&view);
 	StoreChainOpen(&chain, &view, storage, OrbitTidPage(tid), OrbitTidSlot(tid));
-	chain.cut = RowCut(&cut, snapshot);
+	chain.cut = RowCut(&cut, snapshot, true);
 	found = RowVisible(&chain, rel, snapshot, &v, all_dead);
 	if (found)
 	{

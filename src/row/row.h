@@ -139,8 +139,11 @@ extern bool RowVisible(StoreChain *c, Relation rel, Snapshot snapshot,
  * chains (StoreCut); reads the commit log.
  */
 extern bool RowEndsAt(const CodecEntry *e, Snapshot snapshot);
-/* What of a row the snapshot needs, made in *cut; NULL: all of it, as other snapshots than MVCC's do. */
-extern const StoreCut *RowCut(StoreCut *cut, Snapshot snapshot);
+/*
+ * What of a row the snapshot needs, made in *cut; NULL: all of it, as other snapshots than MVCC's do.
+ * one_row: for a StoreChain, otherwise for pages.
+ */
+extern const StoreCut *RowCut(StoreCut *cut, Snapshot snapshot, bool one_row);
 /* The version with this very tag, whatever its fate. */
 extern bool RowFindVersion(StoreChain *c, int tag, RowVersion *v);
 

@@ -179,11 +179,11 @@ Enough(const CodecEntry *e, void *arg)
 }
 
 const StoreCut *
-RowCut(StoreCut *cut, Snapshot snapshot)
+RowCut(StoreCut *cut, Snapshot snapshot, bool one_row)
 {
 	if (snapshot == NULL || snapshot->snapshot_type != SNAPSHOT_MVCC)
 		return NULL;
-	*cut = (StoreCut) {Enough, snapshot, snapshot->xmin, snapshot->xmax};
+	*cut = (StoreCut) {Enough, snapshot, snapshot->xmin, one_row};
 	return cut;
 }
 

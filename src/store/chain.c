@@ -2,7 +2,7 @@
  * chain.c: one row's entries, newest first: the view's arenas from the active one
  * down, then RocksDB's page.
  *
- * The walk ends behind an INSERT or a frozen version without looking further: slots
+ * The walk ends behind an INSERT, a frozen version or a dead slot without looking further: slots
  * are never reused, so nothing older can exist that matters.  Rows inserted since
  * the last flush are therefore read without RocksDB.
  *
@@ -85,26 +85,34 @@ static const CodecEntry *
 RocksHead(StoreChain *c)
 {
 	StorePinned *pinned;
-	const StoreCut *cut = c->cut != NULL ? c->cut : &StoreAnyCut;
+	static const StoreCut any = {.one_chain = true};
 
-	c->image = StoreCachedPage(c->view, c->storage, c->page, cut, &pinned);
+	Assert(c->cut == NULL || c->cut->one_chain);
+	c->image = StoreCachedPage(c->view, c->storage, c->page, c->cut != NULL ? c->cut : &any, &pinned);
 	c->short_image = pinned != NULL && !StoreSharedPagesServes(pinned, NULL);
 	return c->image != NULL ? CodecPageFind(c->image, c->slot, &c->chain) : NULL;
 }
 
-/* The entry below the last one of a chain that may have been cut. */
+/*
+ * The entry below the last one of a chain that may have been cut.  Where the whole page does not have that
+ * one, either it is older than the page that was cut, as it may be while a flush is under way: all it has is
+ * below.  Or the row has been pruned since, and what is left has been met.
+ */
 static const CodecEntry *
 BelowCut(StoreChain *c)
 {
+	const CodecEntry *newest;
 	const CodecEntry *e;
 
 	c->short_image = false;
 	c->image = StoreCachedPage(c->view, c->storage, c->page, NULL, NULL);
-	e = c->image != NULL ? CodecPageFind(c->image, c->slot, &c->chain) : NULL;
-	while (e != NULL && !CodecSameIdentity(e, c->cur))
-		e = CodecPageOlder(c->image, c->chain, e);
-	/* it is there, unless the row has been pruned since, as then nobody needs what was below */
-	return e != NULL ? CodecPageOlder(c->image, c->chain, e) : NULL;
+	newest = c->image != NULL ? CodecPageFind(c->image, c->slot, &c->chain) : NULL;
+	for (e = newest; e != NULL; e = CodecPageOlder(c->image, c->chain, e))
+	{
+		if (CodecSameIdentity(e, c->cur))
+			return CodecPageOlder(c->image, c->chain, e);
+	}
+	return newest;
 }
 
 static inline bool
@@ -112,7 +120,7 @@ IsBottom(const CodecEntry *e)
 {
 	CodecKind	kind = CodecEntryKind(e);
 
-	return kind == CODEC_INSERT ||
+	return kind == CODEC_INSERT || kind == CODEC_DEADSLOT ||
 		((e->kind_flags & CODEC_FROZEN) && (kind == CODEC_UPDATE || kind == CODEC_DELETE));
 }
 

@@ -11,11 +11,11 @@
 #include "postgres.h"
 
 #include "access/transam.h"
+#include "access/xact.h"
 
 #include "store/store_internal.h"
 
 #define SCRATCH_KEEP	((Size) 1024 * 1024)	/* kept over a transaction's end */
-#define CUT_BYTES		((Size) 3 * ORBIT_PAGE_BYTES)	/* a page this large is cut */
 
 /* Parts that were built, one behind the other. */
 static CodecBuf scratch;
@@ -147,18 +147,19 @@ StorePartsShrink(void)
 {
 	if (scratch.cap > SCRATCH_KEEP)
 		CodecBufFree(&scratch);
+	CodecBuildFree(&builder);	/* an ERROR may have left it */
 }
 
 /* ---- cutting for many ------------------------------------------------------------------ */
 
-/* Enough also for whoever took a snapshot later.  What we have done ourselves is not yet. */
+/* Enough also for whoever takes a snapshot later.  What we have done ourselves is not yet. */
 static bool
 EnoughForMany(const CodecEntry *e, const StoreCut *cut)
 {
 	CodecKind	kind = CodecEntryKind(e);
 
 	return (kind == CODEC_UPDATE || kind == CODEC_DELETE) && !(e->kind_flags & CODEC_FROZEN) &&
-		cut->enough(e, cut->arg) && StoreHasCommitted(e->xid);
+		!TransactionIdIsCurrentTransactionId(e->xid) && cut->enough(e, cut->arg);
 }
 
 static bool
@@ -193,8 +194,8 @@ StoreCutPage(const CodecPage *image, const StoreCut *cut, CodecBuf *out, Transac
 	CodecBuildFree(&builder);
 	CodecBuildBegin(&builder, out);
 	for (int chain = 0; ok && chain < image->nchains; chain++)
-		ok = CutChain(image, chain, cut, newest);
-	ok = ok && CodecBuildFinish(&builder);
+		ok = CutChain(image, chain, cut, newest) && builder.body.len <= STORE_LARGEST_SHARED;
+	ok = ok && CodecBuildFinish(&builder) && out->len <= STORE_LARGEST_SHARED;
 	CodecBuildFree(&builder);
 	return ok;
 }
@@ -310,7 +311,7 @@ StorePartsUnite(StoreParts *p, const StoreRocksPart *rocks, bool checked,
 		out->image = *rocks->image;
 		return true;
 	}
-	if (rocks->rocks != NULL && p->cut != NULL && rocks->len > CUT_BYTES)
+	if (rocks->rocks != NULL && p->cut != NULL && rocks->len > STORE_CUT_BYTES)
 	{
 		AddCut(p, rocks, storage, page);
 		rocks = &none;

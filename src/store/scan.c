@@ -440,27 +440,33 @@ NextPage(StoreScan *s, StoreView *v, BlockNumber *page, RocksPage *r)
 
 static CodecBuf iterator_page;	/* static: nothing to free on ERROR */
 
-/* What the iterator stands on, for the others too. */
 static void
-ShareIteratorPage(StoreScan *s, StoreRocksPart *part, CodecPage *opened)
+OpenIteratorPage(StoreScan *s, const StoreRocksPart *part, CodecPage *opened)
 {
 	CodecBuf   *buf = &iterator_page;
-	const CodecPage *shared;
-	StorePinned *pinned;
 
 	buf->len = 0;
 	if (!CodecBufAppend(buf, part->rocks, part->len))
 		StoreOutOfMemory();
 	if (!CodecPageOpen(opened, buf->data, buf->len))
 		StoreRaiseDamagedPage(s->storage, s->rocks_page);
+}
+
+/* What the iterator stands on, for the others too. */
+static void
+ShareIteratorPage(StoreScan *s, StoreRocksPart *part, const CodecPage *opened)
+{
+	const CodecPage *shared;
+	StorePinned *pinned;
+
 	shared = StorePutShared(s->storage, s->rocks_page, s->iter_generation, opened, Cut(s), &pinned);
-	/* not this one, if somebody else was faster: as good, but perhaps pruned less */
+	/* not this one, if somebody else was faster: as good, but perhaps pruned less, or cut for another */
 	*part = StorePartOf(shared != NULL ? shared : opened, pinned);
 }
 
-/* False: it has no row yet. */
+/* False: it has no row yet; or, *outdated, it is to be read again. */
 static bool
-TakePage(StoreScan *s, StoreView *v, BlockNumber page, const RocksPage *r, StorePage *out)
+TakePage(StoreScan *s, StoreView *v, BlockNumber page, const RocksPage *r, StorePage *out, bool *outdated)
 {
 	StoreRocksPart rocks = {0};
 	StoreParts	parts;
@@ -483,6 +489,17 @@ TakePage(StoreScan *s, StoreView *v, BlockNumber page, const RocksPage *r, Store
 
 		KvIterValue(s->iter, &rocks.rocks, &len);
 		rocks.len = len;
+		if (Cut(s) != NULL && len > STORE_CUT_BYTES)
+		{
+			/* who cuts it asks the commit log */
+			OpenIteratorPage(s, &rocks, &opened);
+			*outdated = !StoreFatesKnown(&opened) && StoreViewRenew(v);
+			if (*outdated)
+				return false;
+			rocks = StorePartOf(&opened, NULL);
+		}
+		else if (s->keep && len <= STORE_LARGEST_SHARED)
+			OpenIteratorPage(s, &rocks, &opened);
 		if (s->keep && (len <= STORE_LARGEST_SHARED || Cut(s) != NULL))
 			ShareIteratorPage(s, &rocks, &opened);
 	}
@@ -510,6 +527,7 @@ StoreScanNext(StoreScan *s, BlockNumber *page, StorePage *out)
 	StoreView	v;
 	RocksPage	r = {0};
 	bool		found = false;
+	bool		outdated = false;
 
 	if (s->ended)
 		return false;
@@ -522,9 +540,9 @@ StoreScanNext(StoreScan *s, BlockNumber *page, StorePage *out)
 			s->ended = true;
 		else
 		{
-			found = TakePage(s, &v, *page, &r, out);
-			if (found && out != &unseen && IsOutdated(s, &v, &r, out))
-				found = false;
+			found = TakePage(s, &v, *page, &r, out, &outdated);
+			if (outdated || (found && out != &unseen && IsOutdated(s, &v, &r, out)))
+				found = outdated = false;
 			else
 				MovePast(s, *page);
 		}

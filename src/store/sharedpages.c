@@ -22,7 +22,7 @@
  *					when the commit log may not know that one any more.
  *
  * A page that is too large is put here cut for its reader's snapshot: each chain ends behind the first entry
- * that this snapshot sees and that has committed.  README.md says whom it serves, and why.
+ * that this snapshot sees and that has committed (README.md).
  *
  * A partition is a ring of blocks that fill its memory from end to end. Space is made by going round it: what
  * has been used since the last time round stays, once; what is pinned stays in any case, found or not.  A pin
@@ -60,7 +60,6 @@ struct StorePinned
 	TransactionId newest;		/* see StorePage, as plain */
 	uint64		renewed;		/* number of the newest write buffer that a flush has put into it, or 0 */
 	TransactionId cut_newest;	/* of the entries behind which chains were cut; invalid: all are whole */
-	TransactionId cut_xmax;		/* of the snapshot for which they were */
 	uint16		nchains;
 	bool		exists;			/* false: RocksDB has no such page */
 	bool		plain;
@@ -79,7 +78,6 @@ typedef struct Fates
 	TransactionId newest;		/* the same */
 	bool		plain;			/* see StorePage */
 	TransactionId cut_newest;	/* see StorePinned */
-	TransactionId cut_xmax;
 } Fates;
 
 typedef struct Partition
@@ -249,15 +247,33 @@ Pin(Block *b, CodecPage *image)
 	image->nchains = b->nchains;
 }
 
-const StoreCut StoreAnyCut;
+/* Does the reader need nothing below the end of any chain? */
+static bool
+AllEnough(const Block *b, const StoreCut *cut)
+{
+	CodecPage	image = {(const char *) b + HEADER, b->len, b->nchains};
 
+	for (int chain = 0; chain < image.nchains; chain++)
+	{
+		const CodecEntry *last = CodecPageChain(&image, chain, NULL);
+		const CodecEntry *e = last;
+
+		for (; e != NULL; e = CodecPageOlder(&image, chain, e))
+			last = e;
+		if (CodecEntryKind(last) != CODEC_INSERT && !cut->enough(last, cut->arg))
+			return false;
+	}
+	return true;
+}
+
+/* Not with its partition's lock: this may have to wait for the commit log. */
 bool
 StoreSharedPagesServes(const StorePinned *b, const StoreCut *cut)
 {
-	if (likely(!TransactionIdIsValid(b->cut_newest)) || cut == &StoreAnyCut)
+	if (likely(!TransactionIdIsValid(b->cut_newest)))
 		return true;
-	return cut != NULL && (TransactionIdPrecedes(b->cut_newest, cut->xmin) ||
-						   TransactionIdPrecedes(b->cut_xmax, cut->xmax));
+	return cut != NULL && (cut->one_chain || TransactionIdPrecedes(b->cut_newest, cut->xmin) ||
+						   AllEnough(b, cut));
 }
 
 bool
@@ -272,7 +288,7 @@ StoreSharedPagesFind(OrbitStorageId storage, BlockNumber page, const StoreCut *c
 	p = FindPartition(storage, page, &bucket);
 	LWLockAcquire(p->lock, LW_SHARED);
 	b = Find(p, bucket, storage, page);
-	if (b != NULL && (!FatesKnown(b->oldest) || !StoreSharedPagesServes(b, cut)))
+	if (b != NULL && !FatesKnown(b->oldest))
 		b = NULL;
 	if (b != NULL && mark && pg_atomic_read_u32(&b->used) == 0)
 		pg_atomic_write_u32(&b->used, 1);
@@ -282,6 +298,12 @@ StoreSharedPagesFind(OrbitStorageId storage, BlockNumber page, const StoreCut *c
 		*pinned = b;
 	}
 	LWLockRelease(p->lock);
+	if (*pinned != NULL && unlikely(!StoreSharedPagesServes(*pinned, cut)))
+	{
+		StoreSharedPagesUnpin(*pinned);
+		*pinned = NULL;
+		return false;
+	}
 	return b != NULL;
 }
 
@@ -437,7 +459,6 @@ Replace(Partition *p, uint32 *bucket, Block *old, OrbitStorageId storage, BlockN
 	b->newest = fates->newest;
 	b->plain = fates->plain;
 	b->cut_newest = fates->cut_newest;
-	b->cut_xmax = fates->cut_xmax;
 	if (image != NULL)
 	{
 		b->nchains = image->nchains;
@@ -451,12 +472,13 @@ Replace(Partition *p, uint32 *bucket, Block *old, OrbitStorageId storage, BlockN
 
 static Block *
 Insert(Partition *p, uint32 *bucket, OrbitStorageId storage, BlockNumber page,
-	   const Fates *fates, const CodecPage *image, const StoreCut *cut)
+	   const Fates *fates, const CodecPage *image, bool cut_too)
 {
 	Block	   *b = Find(p, bucket, storage, page);
 
-	if (b != NULL && FatesKnown(b->oldest) && StoreSharedPagesServes(b, cut))
-		return b;				/* somebody else was faster */
+	/* somebody else was faster; but a page that was cut for a later snapshot does not serve this one */
+	if (b != NULL && FatesKnown(b->oldest) && (!TransactionIdIsValid(b->cut_newest) || cut_too))
+		return b;
 	return Replace(p, bucket, b, storage, page, fates, image);
 }
 
@@ -466,8 +488,12 @@ IsPlain(const CodecEntry *e)
 	return CodecEntryKind(e) == CODEC_INSERT && !(e->kind_flags & CODEC_SPECULATIVE);
 }
 
-bool
-StoreHasCommitted(TransactionId xid)
+/*
+ * The log is not cut off meanwhile.  A standby sets the parts of a large transaction one after the other, and
+ * knows of no parent in between: there it is asked of those only that had ended before our snapshot.
+ */
+static bool
+HasCommitted(TransactionId xid)
 {
 	bool		committed;
 
@@ -494,7 +520,7 @@ NoteFate(Fates *f, const CodecEntry *e)
 		f->oldest = e->xid;
 	if (!TransactionIdIsValid(f->newest) || TransactionIdPrecedes(f->newest, e->xid))
 		f->newest = e->xid;
-	f->plain = f->plain && StoreHasCommitted(e->xid);
+	f->plain = f->plain && HasCommitted(e->xid);
 }
 
 /* plain: whether it is one is to be found out. */
@@ -535,12 +561,8 @@ CutLarge(const CodecPage **image, CodecPage *small, const StoreCut *cut, Transac
 	if (*image == NULL || (*image)->size <= STORE_LARGEST_SHARED)
 		return true;
 	buf.len = 0;
-	if (cut == NULL || cut == &StoreAnyCut || !StoreCutPage(*image, cut, &buf, newest) ||
-		buf.len > STORE_LARGEST_SHARED)
-	{
-		CodecBufFree(&buf);
+	if (cut == NULL || cut->enough == NULL || !StoreCutPage(*image, cut, &buf, newest))
 		return false;
-	}
 	CodecPageOpenBuilt(small, buf.data, buf.len);
 	*image = small;
 	return true;
@@ -562,17 +584,21 @@ StoreSharedPagesPut(OrbitStorageId storage, BlockNumber page, uint64 generation,
 	if (image != NULL)
 		PageFates(image, true, &fates);
 	fates.cut_newest = newest;
-	fates.cut_xmax = TransactionIdIsValid(newest) ? cut->xmax : InvalidTransactionId;
 	OrbitStopPoint("shared_page_put");
 	p = FindPartition(storage, page, &bucket);
 	LWLockAcquire(p->lock, LW_EXCLUSIVE);
 	if (generation >= pg_atomic_read_u64(&pages->since))
-		b = Insert(p, bucket, storage, page, &fates, image, cut);
-	if (b != NULL && b->exists && image != NULL && StoreSharedPagesServes(b, cut))
+		b = Insert(p, bucket, storage, page, &fates, image, cut != NULL && cut->one_chain);
+	if (b != NULL && b->exists && image != NULL)
 		Pin(b, shared);
 	else
 		b = NULL;
 	LWLockRelease(p->lock);
+	if (b != NULL && unlikely(!StoreSharedPagesServes(b, cut)))
+	{
+		StoreSharedPagesUnpin(b);
+		b = NULL;
+	}
 	return b;
 }
 
@@ -590,10 +616,10 @@ RenewedFates(const CodecPage *delta, bool was_plain, const CodecPage *image, Fat
 	f->plain = added.plain;
 }
 
-/* What is found has not been replaced meanwhile but by its like: this is the only process that flushes. */
+/* In place of `united`, unless somebody else has put another there meanwhile. */
 static void
 PutRenewed(OrbitStorageId storage, BlockNumber page, uint64 seq, const Fates *fates,
-		   const CodecPage *image)
+		   const CodecPage *image, const StorePinned *united)
 {
 	uint32	   *bucket;
 	Partition  *p;
@@ -604,12 +630,15 @@ PutRenewed(OrbitStorageId storage, BlockNumber page, uint64 seq, const Fates *fa
 	p = FindPartition(storage, page, &bucket);
 	LWLockAcquire(p->lock, LW_EXCLUSIVE);
 	old = Find(p, bucket, storage, page);
-	used = old != NULL ? pg_atomic_read_u32(&old->used) : 0;
-	b = Replace(p, bucket, old, storage, page, fates, image);
-	if (b != NULL)
+	if (old != NULL && old == united)
 	{
-		b->renewed = seq;
-		pg_atomic_write_u32(&b->used, used);
+		used = pg_atomic_read_u32(&old->used);
+		b = Replace(p, bucket, old, storage, page, fates, image);
+		if (b != NULL)
+		{
+			b->renewed = seq;
+			pg_atomic_write_u32(&b->used, used);
+		}
 	}
 	LWLockRelease(p->lock);
 }
@@ -618,6 +647,7 @@ void
 StoreSharedPagesRenew(KvDb *db, OrbitStorageId storage, BlockNumber page, const void *delta, Size len,
 					  uint64 seq, CodecBuf *buf)
 {
+	static const StoreCut any = {.one_chain = true};
 	char		key[CODEC_PAGE_KEY_SIZE];
 	StorePinned *pinned;
 	CodecPage	base;
@@ -625,30 +655,23 @@ StoreSharedPagesRenew(KvDb *db, OrbitStorageId storage, BlockNumber page, const 
 	CodecPage	image;
 	CodecPart	parts[2];
 	Fates		fates;
-	TransactionId cut_newest;
-	TransactionId cut_xmax;
-	bool		was_plain;
-	bool		united;
 
 	if (len > STORE_LARGEST_SHARED ||
-		!StoreSharedPagesFind(storage, page, &StoreAnyCut, false, &pinned, &base) || pinned == NULL)
+		!StoreSharedPagesFind(storage, page, &any, false, &pinned, &base) || pinned == NULL)
 		return;
 	parts[0] = (CodecPart) {delta, len};
 	parts[1] = (CodecPart) {base.data, base.size};
 	CodecPageKey(key, storage, page);
 	buf->len = 0;
-	united = KvUnitePages(db, key, sizeof(key), parts, lengthof(parts), buf);
-	was_plain = pinned->plain;
-	cut_newest = pinned->cut_newest;
-	cut_xmax = pinned->cut_xmax;
+	if (KvUnitePages(db, key, sizeof(key), parts, lengthof(parts), buf) &&
+		buf->len <= STORE_LARGEST_SHARED && CodecPageOpen(&added, delta, len) &&
+		CodecPageOpen(&image, buf->data, buf->len) && image.nchains > 0)
+	{
+		RenewedFates(&added, pinned->plain, &image, &fates);
+		fates.cut_newest = pinned->cut_newest;
+		PutRenewed(storage, page, seq, &fates, &image, pinned);
+	}
 	StoreSharedPagesUnpin(pinned);
-	if (!united || buf->len > STORE_LARGEST_SHARED || !CodecPageOpen(&added, delta, len) ||
-		!CodecPageOpen(&image, buf->data, buf->len) || image.nchains == 0)
-		return;
-	RenewedFates(&added, was_plain, &image, &fates);
-	fates.cut_newest = cut_newest;
-	fates.cut_xmax = cut_xmax;
-	PutRenewed(storage, page, seq, &fates, &image);
 }
 
 void

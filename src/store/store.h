@@ -108,7 +108,7 @@ typedef struct StoreChain
 	MembufPage *mpage;
 	const CodecEntry *cur;
 	const CodecPage *image;		/* RocksDB's page or the page image */
-	const struct StoreCut *cut; /* NULL; or what the reader needs, set after Open */
+	const struct StoreCut *cut; /* NULL; or what the reader needs, of one_chain, set after Open */
 	bool		short_image;	/* the image's chains may have been cut */
 	const CodecEntry *active_head;	/* newest entry in arena pin.active at Open */
 	int			chain;
@@ -130,15 +130,15 @@ extern const CodecEntry *StoreChainActiveHead(StoreChain *c);
 
 /*
  * What a reader with an MVCC snapshot needs of a row: enough() says that it needs nothing below this entry,
- * since the snapshot sees it.  Called while a view is open: it may look into the commit log, but neither wait
- * nor read or write orbit storage.
+ * for the snapshot sees it, or the row has ended for everybody.  Called while a view is open: it may look into
+ * the commit log, but neither wait nor read or write orbit storage.
  */
 typedef struct StoreCut
 {
 	bool		(*enough) (const CodecEntry *e, void *arg);
 	void	   *arg;
-	TransactionId xmin;			/* the snapshot's */
-	TransactionId xmax;
+	TransactionId xmin;			/* enough, too, is what any transaction before it has committed */
+	bool		one_chain;		/* of a page only one chain is read, and further if need be (StoreChain) */
 } StoreCut;
 
 /*

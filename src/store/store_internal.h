@@ -162,17 +162,15 @@ extern void StoreCacheUnpin(void);	/* the transaction ends */
 /* ---- pages in shared memory (sharedpages.c) ------------------------------------------ */
 
 #define STORE_LARGEST_SHARED	((Size) 64 * 1024)	/* bytes of a page */
+#define STORE_CUT_BYTES		((Size) 3 * ORBIT_PAGE_BYTES)	/* a larger one is cut for a reader who may cut it */
 
 extern Size StoreSharedPagesShmemSize(void);
 extern void StoreSharedPagesShmemInit(void);
-/* To be met by chains that have been cut behind any entry. */
-extern const StoreCut StoreAnyCut;
-
 /*
  * RocksDB's page as any view that is open now may read it, checked once already.  False: it is not there.
  * *pinned NULL: RocksDB has no such page; otherwise image is good until the caller has unpinned it.  cut:
  * chains may end behind what is enough by it; NULL: they must be whole.  mark: the page has been used, and
- * shall stay.
+ * shall stay.  May look into the commit log.
  */
 extern bool StoreSharedPagesFind(OrbitStorageId storage, BlockNumber page, const StoreCut *cut, bool mark,
 								 StorePinned **pinned, CodecPage *image);
@@ -183,7 +181,7 @@ extern bool StoreSharedPagesFind(OrbitStorageId storage, BlockNumber page, const
  */
 extern StorePinned *StoreSharedPagesPut(OrbitStorageId storage, BlockNumber page, uint64 generation,
 										const CodecPage *image, const StoreCut *cut, CodecPage *shared);
-/* Has a page in which chains have been cut all that the reader needs? */
+/* Has the page, in which chains may have been cut, all that the reader needs? */
 extern bool StoreSharedPagesServes(const StorePinned *pinned, const StoreCut *cut);
 /* These are likely to be asked for: brings them nearer to the processor. */
 extern void StoreSharedPagesExpect(OrbitStorageId storage, BlockNumber next, BlockNumber after);
@@ -193,12 +191,6 @@ extern bool StoreSharedPagesStands(const StorePinned *pinned);
 extern bool StoreSharedPagesPlain(const StorePinned *pinned, TransactionId *newest);
 extern void StoreSharedPagesPinAgain(StorePinned *pinned);
 extern void StoreSharedPagesUnpin(StorePinned *pinned);
-/*
- * Has it committed, as far as may be asked?  The log is not cut off meanwhile.  A standby sets the parts of a
- * large transaction one after the other, and knows of no parent in between: there it is asked of those only
- * that had ended before our snapshot.
- */
-extern bool StoreHasCommitted(TransactionId xid);
 /* May the commit log be asked about every transaction that is in the page? */
 extern bool StoreFatesKnown(const CodecPage *page);
 /*
@@ -267,7 +259,8 @@ extern bool StoreUnitedPage(StoreView *v, OrbitStorageId storage, BlockNumber pa
 extern void StorePartsShrink(void); /* frees scratch memory that grew large */
 /*
  * Appends the page to out with chains cut where that serves not only this reader: behind what has committed.
- * *newest: of the transactions behind whose entries chains were cut, or invalid.  False: out of memory.
+ * *newest: of the transactions behind whose entries chains were cut, or invalid.  False: out of memory, or
+ * it is more than STORE_LARGEST_SHARED even so.
  */
 extern bool StoreCutPage(const CodecPage *image, const StoreCut *cut, CodecBuf *out, TransactionId *newest);
 

@@ -212,7 +212,7 @@ TamTryPage(TamScan *s, BlockNumber pageno)
 	StoreCut	cut;
 
 	s->pageno = pageno;
-	if (!StoreTryPage(s->storage, pageno, RowCut(&cut, s->base.rs_snapshot), buf))
+	if (!StoreTryPage(s->storage, pageno, RowCut(&cut, s->base.rs_snapshot, false), buf))
 		return false;
 	TamCountPage(s->rel, store_rocks_pages);
 	OpenPage(s);
@@ -228,7 +228,7 @@ TamLoadPage(TamScan *s, BlockNumber pageno)
 	bool		found;
 
 	s->pageno = pageno;
-	found = StoreReadPage(s->storage, pageno, RowCut(&cut, s->base.rs_snapshot), buf);
+	found = StoreReadPage(s->storage, pageno, RowCut(&cut, s->base.rs_snapshot, false), buf);
 	TamCountPage(s->rel, before);
 	if (!found)
 		return false;
@@ -244,7 +244,7 @@ OpenRange(TamScan *s, BlockNumber first, BlockNumber last)
 	StoreCut	cut;
 
 	ClosePages(s);
-	s->pages = StoreScanBegin(s->storage, first, last, s->backward, RowCut(&cut, s->base.rs_snapshot));
+	s->pages = StoreScanBegin(s->storage, first, last, s->backward, RowCut(&cut, s->base.rs_snapshot, false));
 	if (s->once)
 		StoreScanOnce(s->pages);
 	MemoryContextSwitchTo(old);
