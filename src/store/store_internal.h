@@ -162,7 +162,7 @@ extern void StoreCacheUnpin(void);	/* the transaction ends */
 /* ---- pages in shared memory (sharedpages.c) ------------------------------------------ */
 
 #define STORE_LARGEST_SHARED	((Size) 64 * 1024)	/* bytes of a page */
-#define STORE_CUT_BYTES		((Size) 3 * ORBIT_PAGE_BYTES)	/* a larger one is cut for a reader who may cut it */
+#define STORE_CUT_BYTES		((Size) 3 * ORBIT_PAGE_BYTES)	/* larger ones are cut, if the reader agrees */
 
 extern Size StoreSharedPagesShmemSize(void);
 extern void StoreSharedPagesShmemInit(void);
