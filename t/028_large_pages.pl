@@ -129,10 +129,10 @@ is(sql('SELECT count(*) FROM (SELECT 1 FROM w FOR UPDATE) s'), 21, 'rows are loc
 $old->ask('ROLLBACK');
 $old->ask($_) for 'BEGIN ISOLATION LEVEL REPEATABLE READ', 'SELECT 1 FROM w LIMIT 1';
 change(40);
-sql('SELECT orbit_flush(); SELECT sum(n) FROM w; CREATE INDEX w_n ON w (n); ANALYZE w');
+sql('SELECT orbit_flush(); SELECT sum(n) FROM w; CREATE INDEX w_pad ON w (coalesce(pad, $$$$)); ANALYZE w');
 sub problems { return sql('SELECT count(problem) || $$ of $$ || count(*) FROM orbit_verify($$w$$)') }
 is(problems(), '0 of 1', 'nothing is wrong');
-is(sql('SET enable_seqscan = off; SELECT count(*) FROM w WHERE n >= 0'), 21, 'an index made then');
+is(sql('SET enable_seqscan = off; SELECT count(*) FROM w WHERE coalesce(pad, $$$$) >= $$$$'), 21, 'an index made then');
 
 # ---- changes that contradict each other
 my @pair = map { session('BEGIN ISOLATION LEVEL SERIALIZABLE') } 1 .. 2;
