@@ -138,7 +138,7 @@ typedef struct StoreCut
 	bool		(*enough) (const CodecEntry *e, void *arg);
 	void	   *arg;
 	TransactionId xmin;			/* enough, too, is what any transaction before it has committed */
-	bool		one_chain;		/* for a StoreChain, which goes on beyond the end of a chain */
+	bool		one_chain;		/* for a StoreChain, which can go on below */
 } StoreCut;
 
 /*
