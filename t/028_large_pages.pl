@@ -149,7 +149,7 @@ change(40, 'id <> 10');    # too much for the flush to bring the page in shared 
 sql('SELECT orbit_flush()');
 my $deletes = session(q{SET enable_seqscan = off});
 is($deletes->ask("SELECT id FROM w WHERE ctid = '$tid'"), 10, 'a row that is locked, read as its page is');
-$tid = sql("UPDATE w SET n = n WHERE ctid = '$tid' RETURNING ctid");
+$tid = sql("SET enable_seqscan = off; UPDATE w SET n = n WHERE ctid = '$tid' RETURNING ctid");
 stop_at($node, 'flush-after-ingest');
 my $flush = in_background($node, 'SELECT orbit_flush()');
 wait_stopped($node, 'flush-after-ingest');

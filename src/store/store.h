@@ -130,7 +130,7 @@ extern const CodecEntry *StoreChainActiveHead(StoreChain *c);
 
 /*
  * What a reader with an MVCC snapshot needs of a row: enough() says that it needs nothing below this entry,
- * for the snapshot sees it, or the row has ended for everybody.  Called while a view is open: it may look into
+ * for the snapshot sees it, or the row has ended for everybody.  Called while a view is open: may look into
  * the commit log, but neither wait nor read or write orbit storage.
  */
 typedef struct StoreCut
