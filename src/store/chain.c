@@ -33,6 +33,7 @@ StoreChainOpen(StoreChain *c, StoreView *v, OrbitStorageId storage, BlockNumber 
 	c->image = NULL;
 	c->cut = NULL;
 	c->short_image = false;
+	c->whole = false;
 	c->chain = 0;
 	c->active_head = ArenaHead(c, v->pin.active);
 	StoreChainRewind(c);
@@ -48,6 +49,7 @@ StoreChainOpenPage(StoreChain *c, OrbitStorageId storage, BlockNumber page, cons
 	c->image = image;
 	c->cut = NULL;
 	c->short_image = false;
+	c->whole = false;
 	c->chain = chain;
 	c->active_head = NULL;
 	c->mpage = NULL;
@@ -86,33 +88,35 @@ RocksHead(StoreChain *c)
 {
 	StorePinned *pinned;
 	static const StoreCut any = {.one_chain = true};
+	const StoreCut *cut = c->cut != NULL ? c->cut : &any;
 
-	Assert(c->cut == NULL || c->cut->one_chain);
-	c->image = StoreCachedPage(c->view, c->storage, c->page, c->cut != NULL ? c->cut : &any, &pinned);
+	Assert(cut->one_chain);
+	c->image = StoreCachedPage(c->view, c->storage, c->page, c->whole ? NULL : cut, &pinned);
 	c->short_image = pinned != NULL && !StoreSharedPagesServes(pinned, NULL);
 	return c->image != NULL ? CodecPageFind(c->image, c->slot, &c->chain) : NULL;
 }
 
 /*
  * The entry below the last one of a chain that may have been cut.  Where the whole page does not have that
- * one, either it is older than the page that was cut, as it may be while a flush is under way: all it has is
- * below.  Or the row has been pruned since, and what is left has been met.
+ * one, either it is older than the page that was cut, as it may be while a flush is under way, or the row has
+ * been pruned since.  The walk then begins once more, with the whole page at its end, for the order matters.
  */
 static const CodecEntry *
 BelowCut(StoreChain *c)
 {
-	const CodecEntry *newest;
 	const CodecEntry *e;
 
 	c->short_image = false;
 	c->image = StoreCachedPage(c->view, c->storage, c->page, NULL, NULL);
-	newest = c->image != NULL ? CodecPageFind(c->image, c->slot, &c->chain) : NULL;
-	for (e = newest; e != NULL; e = CodecPageOlder(c->image, c->chain, e))
+	e = c->image != NULL ? CodecPageFind(c->image, c->slot, &c->chain) : NULL;
+	for (; e != NULL; e = CodecPageOlder(c->image, c->chain, e))
 	{
 		if (CodecSameIdentity(e, c->cur))
 			return CodecPageOlder(c->image, c->chain, e);
 	}
-	return newest;
+	c->whole = true;
+	StoreChainRewind(c);
+	return StoreChainNext(c);
 }
 
 static inline bool

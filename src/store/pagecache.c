@@ -188,6 +188,16 @@ FindPinned(OrbitStorageId storage, BlockNumber page, const StoreCut *cut, StoreP
 	return NULL;
 }
 
+/* The image, if it serves.  The pin has been noted, so an ERROR leaves nothing. */
+static const CodecPage *
+Serving(const CodecPage *image, const StoreCut *cut, StorePinned **pinned)
+{
+	if (likely(StoreSharedPagesServes(*pinned, cut)))
+		return image;
+	*pinned = NULL;
+	return NULL;
+}
+
 bool
 StoreFindShared(StoreView *v, OrbitStorageId storage, BlockNumber page, const StoreCut *cut, bool once,
 				const CodecPage **image, StorePinned **pinned)
@@ -199,11 +209,12 @@ StoreFindShared(StoreView *v, OrbitStorageId storage, BlockNumber page, const St
 	if (*image != NULL)
 		return true;
 	MakePlace();
-	if (!StoreSharedPagesFind(storage, page, cut, !once, pinned, &found))
+	if (!StoreSharedPagesFind(storage, page, !once, pinned, &found))
 		return false;
-	if (*pinned != NULL)
-		*image = NotePinned(storage, page, *pinned, &found);
-	return true;
+	if (*pinned == NULL)
+		return true;
+	*image = Serving(NotePinned(storage, page, *pinned, &found), cut, pinned);
+	return *image != NULL;
 }
 
 const CodecPage *
@@ -217,7 +228,9 @@ StorePutShared(OrbitStorageId storage, BlockNumber page, uint64 generation,
 		return NULL;			/* what is read through the primary is of no known generation */
 	MakePlace();
 	*pinned = StoreSharedPagesPut(storage, page, generation, image, cut, &shared);
-	return *pinned != NULL ? NotePinned(storage, page, *pinned, &shared) : NULL;
+	if (*pinned == NULL)
+		return NULL;
+	return Serving(NotePinned(storage, page, *pinned, &shared), cut, pinned);
 }
 
 /* ---- pages of this process ----------------------------------------------------------- */

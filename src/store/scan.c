@@ -438,7 +438,24 @@ NextPage(StoreScan *s, StoreView *v, BlockNumber *page, RocksPage *r)
 	return false;
 }
 
+/*
+ * An iterator may be older than the last VACUUM, which froze what its files still have as it was.  Where the
+ * commit log has been truncated since then, the page is read again from the files as they are now.
+ */
+static bool
+IsOutdated(StoreScan *s, StoreView *v, const CodecPage *image)
+{
+	return !StoreFatesKnown(image) && (StoreViewRenew(v) || s->iter == NULL);
+}
+
 static CodecBuf iterator_page;	/* static: nothing to free on ERROR */
+
+void
+StoreScanShrink(void)
+{
+	if (iterator_page.cap > 2 * STORE_LARGEST_SHARED)
+		CodecBufFree(&iterator_page);
+}
 
 static void
 OpenIteratorPage(StoreScan *s, const StoreRocksPart *part, CodecPage *opened)
@@ -493,7 +510,7 @@ TakePage(StoreScan *s, StoreView *v, BlockNumber page, const RocksPage *r, Store
 		{
 			/* who cuts it asks the commit log */
 			OpenIteratorPage(s, &rocks, &opened);
-			*outdated = !StoreFatesKnown(&opened) && StoreViewRenew(v);
+			*outdated = IsOutdated(s, v, &opened);
 			if (*outdated)
 				return false;
 			rocks = StorePartOf(&opened, NULL);
@@ -504,20 +521,8 @@ TakePage(StoreScan *s, StoreView *v, BlockNumber page, const RocksPage *r, Store
 			ShareIteratorPage(s, &rocks, &opened);
 	}
 	found = StorePartsUnite(&parts, &rocks, !s->files, s->storage, page, out);
-	if (iterator_page.cap > 2 * STORE_LARGEST_SHARED)
-		CodecBufFree(&iterator_page);
+	StoreScanShrink();
 	return found;
-}
-
-/*
- * An iterator may be older than the last VACUUM, which froze what its files still have as it was.  Where the
- * commit log has been truncated since then, the page is read again from the files as they are now.
- */
-static bool
-IsOutdated(StoreScan *s, StoreView *v, const RocksPage *r, const StorePage *out)
-{
-	return r->found && r->image == NULL && !s->files && !StoreFatesKnown(&out->image) &&
-		StoreViewRenew(v);
 }
 
 bool
@@ -541,7 +546,9 @@ StoreScanNext(StoreScan *s, BlockNumber *page, StorePage *out)
 		else
 		{
 			found = TakePage(s, &v, *page, &r, out, &outdated);
-			if (outdated || (found && out != &unseen && IsOutdated(s, &v, &r, out)))
+			if (found && out != &unseen && r.found && r.image == NULL && !s->files)
+				outdated = IsOutdated(s, &v, &out->image);
+			if (outdated)
 				found = outdated = false;
 			else
 				MovePast(s, *page);

@@ -247,20 +247,28 @@ Pin(Block *b, CodecPage *image)
 	image->nchains = b->nchains;
 }
 
-/* Does the reader need nothing below the end of any chain? */
-static bool
-AllEnough(const Block *b, const StoreCut *cut)
+/* Nothing can have been below this entry that matters to anybody. */
+static inline bool
+IsWholeAt(const CodecEntry *e)
 {
-	CodecPage	image = {(const char *) b + HEADER, b->len, b->nchains};
+	CodecKind	kind = CodecEntryKind(e);
 
-	for (int chain = 0; chain < image.nchains; chain++)
+	return kind == CODEC_INSERT || kind == CODEC_DEADSLOT ||
+		((kind == CODEC_UPDATE || kind == CODEC_DELETE) && (e->kind_flags & CODEC_FROZEN));
+}
+
+/* Does the reader need nothing below the end of any chain?  cut NULL: does nobody? */
+static bool
+AllEnough(const CodecPage *image, const StoreCut *cut)
+{
+	for (int chain = 0; chain < image->nchains; chain++)
 	{
-		const CodecEntry *last = CodecPageChain(&image, chain, NULL);
+		const CodecEntry *last = CodecPageChain(image, chain, NULL);
 		const CodecEntry *e = last;
 
-		for (; e != NULL; e = CodecPageOlder(&image, chain, e))
+		for (; e != NULL; e = CodecPageOlder(image, chain, e))
 			last = e;
-		if (CodecEntryKind(last) != CODEC_INSERT && !cut->enough(last, cut->arg))
+		if (!IsWholeAt(last) && (cut == NULL || !cut->enough(last, cut->arg)))
 			return false;
 	}
 	return true;
@@ -270,15 +278,17 @@ AllEnough(const Block *b, const StoreCut *cut)
 bool
 StoreSharedPagesServes(const StorePinned *b, const StoreCut *cut)
 {
+	CodecPage	image = {(const char *) b + HEADER, b->len, b->nchains};
+
 	if (likely(!TransactionIdIsValid(b->cut_newest)))
 		return true;
 	return cut != NULL && (cut->one_chain || TransactionIdPrecedes(b->cut_newest, cut->xmin) ||
-						   AllEnough(b, cut));
+						   AllEnough(&image, cut));
 }
 
 bool
-StoreSharedPagesFind(OrbitStorageId storage, BlockNumber page, const StoreCut *cut, bool mark,
-					 StorePinned **pinned, CodecPage *image)
+StoreSharedPagesFind(OrbitStorageId storage, BlockNumber page, bool mark, StorePinned **pinned,
+					 CodecPage *image)
 {
 	uint32	   *bucket;
 	Partition  *p;
@@ -298,12 +308,6 @@ StoreSharedPagesFind(OrbitStorageId storage, BlockNumber page, const StoreCut *c
 		*pinned = b;
 	}
 	LWLockRelease(p->lock);
-	if (*pinned != NULL && unlikely(!StoreSharedPagesServes(*pinned, cut)))
-	{
-		StoreSharedPagesUnpin(*pinned);
-		*pinned = NULL;
-		return false;
-	}
 	return b != NULL;
 }
 
@@ -594,11 +598,6 @@ StoreSharedPagesPut(OrbitStorageId storage, BlockNumber page, uint64 generation,
 	else
 		b = NULL;
 	LWLockRelease(p->lock);
-	if (b != NULL && unlikely(!StoreSharedPagesServes(b, cut)))
-	{
-		StoreSharedPagesUnpin(b);
-		b = NULL;
-	}
 	return b;
 }
 
@@ -647,7 +646,6 @@ void
 StoreSharedPagesRenew(KvDb *db, OrbitStorageId storage, BlockNumber page, const void *delta, Size len,
 					  uint64 seq, CodecBuf *buf)
 {
-	static const StoreCut any = {.one_chain = true};
 	char		key[CODEC_PAGE_KEY_SIZE];
 	StorePinned *pinned;
 	CodecPage	base;
@@ -657,7 +655,7 @@ StoreSharedPagesRenew(KvDb *db, OrbitStorageId storage, BlockNumber page, const 
 	Fates		fates;
 
 	if (len > STORE_LARGEST_SHARED ||
-		!StoreSharedPagesFind(storage, page, &any, false, &pinned, &base) || pinned == NULL)
+		!StoreSharedPagesFind(storage, page, false, &pinned, &base) || pinned == NULL)
 		return;
 	parts[0] = (CodecPart) {delta, len};
 	parts[1] = (CodecPart) {base.data, base.size};
@@ -668,7 +666,7 @@ StoreSharedPagesRenew(KvDb *db, OrbitStorageId storage, BlockNumber page, const 
 		CodecPageOpen(&image, buf->data, buf->len) && image.nchains > 0)
 	{
 		RenewedFates(&added, pinned->plain, &image, &fates);
-		fates.cut_newest = pinned->cut_newest;
+		fates.cut_newest = AllEnough(&image, NULL) ? InvalidTransactionId : pinned->cut_newest;
 		PutRenewed(storage, page, seq, &fates, &image, pinned);
 	}
 	StoreSharedPagesUnpin(pinned);

@@ -110,6 +110,7 @@ typedef struct StoreChain
 	const CodecPage *image;		/* RocksDB's page or the page image */
 	const struct StoreCut *cut; /* NULL; or what the reader needs, of one_chain, set after Open */
 	bool		short_image;	/* the image's chains may have been cut */
+	bool		whole;			/* such images are not taken any more */
 	const CodecEntry *active_head;	/* newest entry in arena pin.active at Open */
 	int			chain;
 	bool		ended;

@@ -144,7 +144,8 @@ StorePageHash(OrbitStorageId storage, BlockNumber page)
 #define STORE_PAGE_CACHE_BYTES	((Size) 1024 * 1024)
 
 /*
- * RocksDB's page, checked, or NULL; lives until the view is closed.  cut: as StoreSharedPagesFind.  *pinned
+ * RocksDB's page, checked, or NULL; lives until the view is closed.  Chains may end behind what is enough by
+ * cut; NULL: they are whole.  *pinned
  * (may be NULL): where it lies in shared memory, if it does; whoever wants it for longer pins it again.
  */
 extern const CodecPage *StoreCachedPage(StoreView *v, OrbitStorageId storage, BlockNumber page,
@@ -168,20 +169,22 @@ extern Size StoreSharedPagesShmemSize(void);
 extern void StoreSharedPagesShmemInit(void);
 /*
  * RocksDB's page as any view that is open now may read it, checked once already.  False: it is not there.
- * *pinned NULL: RocksDB has no such page; otherwise image is good until the caller has unpinned it.  cut:
- * chains may end behind what is enough by it; NULL: they must be whole.  mark: the page has been used, and
- * shall stay.  May look into the commit log.
+ * *pinned NULL: RocksDB has no such page; otherwise image is good until the caller has unpinned it.  Its
+ * chains may have been cut: see StoreSharedPagesServes.  mark: the page has been used, and shall stay.
  */
-extern bool StoreSharedPagesFind(OrbitStorageId storage, BlockNumber page, const StoreCut *cut, bool mark,
+extern bool StoreSharedPagesFind(OrbitStorageId storage, BlockNumber page, bool mark,
 								 StorePinned **pinned, CodecPage *image);
 /*
  * A page, opened, read by a handle that stands at this generation; image NULL: there is none.  One that is
- * too large is put there cut for the reader.  Returns the shared one, pinned, or NULL: it could not be put
- * there, does not serve, or there is none.
+ * too large is put there cut for the reader.  Returns the shared one, pinned, which may have been cut for
+ * another, or NULL: it could not be put there, or there is none.
  */
 extern StorePinned *StoreSharedPagesPut(OrbitStorageId storage, BlockNumber page, uint64 generation,
 										const CodecPage *image, const StoreCut *cut, CodecPage *shared);
-/* Has the page, in which chains may have been cut, all that the reader needs? */
+/*
+ * Has the page, in which chains may have been cut, all that the reader needs?  cut NULL: whole chains.
+ * ERROR: the commit log cannot be read.
+ */
 extern bool StoreSharedPagesServes(const StorePinned *pinned, const StoreCut *cut);
 /* These are likely to be asked for: brings them nearer to the processor. */
 extern void StoreSharedPagesExpect(OrbitStorageId storage, BlockNumber next, BlockNumber after);
@@ -211,6 +214,7 @@ extern void StoreSharedPagesFlushed(uint64 seq, uint64 generation);
 /* ---- iterators kept by scans (scan.c) ----------------------------------------------- */
 
 extern void StoreDropIterators(void);	/* destroys them all */
+extern void StoreScanShrink(void);	/* frees memory that an ERROR has left */
 extern int	StoreIteratorCount(void);
 
 /* ---- one page out of its parts (parts.c) ------------------------------------------------ */

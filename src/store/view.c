@@ -84,6 +84,7 @@ AtXactEnd(XactEvent event, void *arg)
 			StoreCacheUnpin();
 			StoreReleaseIterators();
 			StorePartsShrink();
+			StoreScanShrink();
 			break;
 		default:
 			break;
