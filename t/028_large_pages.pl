@@ -82,8 +82,7 @@ change(40);
 sql('SELECT orbit_flush()');
 my $now = session('BEGIN');
 my $sum = 40 * $rows;
-cmp_ok(reads($ways{'an index scan'}), '>', 0, 'the first who comes when much has changed goes to RocksDB');
-is(seen($now), "$sum of $rows", 'a later snapshot');
+is(seen($now), "$sum of $rows", 'a later one when much has changed');
 is(reads(@ways{ grep { !/backward/ } keys %ways }), 0, 'whoever comes then does not go to RocksDB');
 is(seen($old), "0 of $rows", 'the old one sees what it did before');
 
@@ -158,7 +157,7 @@ $tid = sql("SET enable_seqscan = off; UPDATE w SET n = n WHERE ctid = '$tid' RET
 stop_at($node, 'flush-after-ingest');
 my $flush = in_background($node, 'SELECT orbit_flush()');
 wait_stopped($node, 'flush-after-ingest');
-cmp_ok(reads('SET enable_seqscan = on'), '>', 0, 'a new session reads what is about to be flushed');
+is(sql('SET enable_seqscan = on; SELECT count(*) FROM w'), 21, 'a new session reads what is about to be flushed');
 is($sees->ask('SELECT xmax FROM w WHERE id = 10'), $over, 'who replaced the version that the snapshot sees');
 $deletes->send("DELETE FROM w WHERE ctid = '$tid'");
 my $waits = 'SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = $$Lock$$ AND pid = ' . $deletes->pid;

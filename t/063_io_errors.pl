@@ -9,7 +9,7 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 use OrbitDamage qw(flip flip_a_bit);
 use OrbitFaults qw(use_faults set_fault clear_faults fault_hits);
-use OrbitNode qw(orbit_node in_background wait_done);
+use OrbitNode qw(orbit_node in_background wait_done eventually);
 use OrbitSession;
 
 my $seed = $ENV{ORBIT_SEED} // int(time) % 100000;
@@ -238,6 +238,9 @@ my %seen = (right => 0, error => 0, verify => 0);
 my @wrong;
 my @missed;
 my $tries = $ENV{ORBIT_DAMAGE} // 60;
+my $files = '';
+# files that the server before has left go when the new one finds them
+ok(eventually(sub { my $before = $files; sleep 1; $files = join ' ', glob("$live/*"); return $files eq $before }), 'no file goes any more');
 for my $try (1 .. $tries)
 {
 	my @sst = sort { -s $b <=> -s $a || $a cmp $b } glob("$live/*.sst");
