@@ -39,7 +39,7 @@ my %ways = (
 	'a bitmap scan' => 'SET enable_seqscan = off; SET enable_indexscan = off; SET enable_bitmapscan = on; SET enable_tidscan = off',
 	'a backward scan' => 'SET enable_seqscan = on; SET enable_indexscan = off; SET enable_bitmapscan = off; SET enable_tidscan = off');
 
-# sum(n) of the rows, and which transactions the versions are of, in all ways.
+# sum(n) and the number of the rows, read in all ways, which should agree.
 sub seen
 {
 	my ($s) = @_;

@@ -119,21 +119,12 @@ BelowCut(StoreChain *c)
 	return StoreChainNext(c);
 }
 
-static inline bool
-IsBottom(const CodecEntry *e)
-{
-	CodecKind	kind = CodecEntryKind(e);
-
-	return kind == CODEC_INSERT || kind == CODEC_DEADSLOT ||
-		((e->kind_flags & CODEC_FROZEN) && (kind == CODEC_UPDATE || kind == CODEC_DELETE));
-}
-
 const CodecEntry *
 StoreChainNext(StoreChain *c)
 {
 	const CodecEntry *e;
 
-	if (c->ended || (c->cur != NULL && IsBottom(c->cur)))
+	if (c->ended || (c->cur != NULL && StoreIsBottom(c->cur)))
 	{
 		c->ended = true;
 		return NULL;

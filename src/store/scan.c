@@ -503,22 +503,23 @@ TakePage(StoreScan *s, StoreView *v, BlockNumber page, const RocksPage *r, Store
 	else if (r->found)
 	{
 		size_t		len;
+		bool		cuts;
+		bool		shares;
 
 		KvIterValue(s->iter, &rocks.rocks, &len);
 		rocks.len = len;
-		if (Cut(s) != NULL && len > STORE_CUT_BYTES)
-		{
-			/* who cuts it asks the commit log */
+		cuts = Cut(s) != NULL && len > STORE_CUT_BYTES;
+		shares = s->keep && (len <= STORE_LARGEST_SHARED || Cut(s) != NULL);
+		if (cuts || shares)
 			OpenIteratorPage(s, &rocks, &opened);
-			*outdated = IsOutdated(s, v, &opened);
-			if (*outdated)
-				return false;
-			rocks = StorePartOf(&opened, NULL);
-		}
-		else if (s->keep && len <= STORE_LARGEST_SHARED)
-			OpenIteratorPage(s, &rocks, &opened);
-		if (s->keep && (len <= STORE_LARGEST_SHARED || Cut(s) != NULL))
+		/* who cuts it asks the commit log */
+		*outdated = cuts && IsOutdated(s, v, &opened);
+		if (*outdated)
+			return false;
+		if (shares)
 			ShareIteratorPage(s, &rocks, &opened);
+		else if (cuts)
+			rocks = StorePartOf(&opened, NULL);
 	}
 	found = StorePartsUnite(&parts, &rocks, !s->files, s->storage, page, out);
 	StoreScanShrink();

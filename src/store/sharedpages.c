@@ -247,16 +247,6 @@ Pin(Block *b, CodecPage *image)
 	image->nchains = b->nchains;
 }
 
-/* Nothing can have been below this entry that matters to anybody. */
-static inline bool
-IsWholeAt(const CodecEntry *e)
-{
-	CodecKind	kind = CodecEntryKind(e);
-
-	return kind == CODEC_INSERT || kind == CODEC_DEADSLOT ||
-		((kind == CODEC_UPDATE || kind == CODEC_DELETE) && (e->kind_flags & CODEC_FROZEN));
-}
-
 /* Does the reader need nothing below the end of any chain?  cut NULL: does nobody? */
 static bool
 AllEnough(const CodecPage *image, const StoreCut *cut)
@@ -268,7 +258,7 @@ AllEnough(const CodecPage *image, const StoreCut *cut)
 
 		for (; e != NULL; e = CodecPageOlder(image, chain, e))
 			last = e;
-		if (!IsWholeAt(last) && (cut == NULL || !cut->enough(last, cut->arg)))
+		if (!StoreIsBottom(last) && (cut == NULL || !cut->enough(last, cut->arg)))
 			return false;
 	}
 	return true;

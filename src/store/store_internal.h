@@ -131,6 +131,16 @@ extern bool StoreRocksGet(KvDb *handle, OrbitFamily family, const char *key, Siz
 						  CodecBuf *out);
 extern void StoreOutOfMemory(void) pg_attribute_noreturn();
 
+/* Nothing can lie below this entry that matters to anybody: slots are never reused. */
+static inline bool
+StoreIsBottom(const CodecEntry *e)
+{
+	CodecKind	kind = CodecEntryKind(e);
+
+	return kind == CODEC_INSERT || kind == CODEC_DEADSLOT ||
+		((e->kind_flags & CODEC_FROZEN) && (kind == CODEC_UPDATE || kind == CODEC_DELETE));
+}
+
 /* The high bits are the good ones. */
 static inline uint64
 StorePageHash(OrbitStorageId storage, BlockNumber page)
@@ -145,8 +155,8 @@ StorePageHash(OrbitStorageId storage, BlockNumber page)
 
 /*
  * RocksDB's page, checked, or NULL; lives until the view is closed.  Chains may end behind what is enough by
- * cut; NULL: they are whole.  *pinned
- * (may be NULL): where it lies in shared memory, if it does; whoever wants it for longer pins it again.
+ * cut; NULL: they are whole.  *pinned (may be NULL): where it lies in shared memory, if it does; whoever
+ * wants it for longer pins it again.
  */
 extern const CodecPage *StoreCachedPage(StoreView *v, OrbitStorageId storage, BlockNumber page,
 										const StoreCut *cut, StorePinned **pinned);
@@ -214,7 +224,7 @@ extern void StoreSharedPagesFlushed(uint64 seq, uint64 generation);
 /* ---- iterators kept by scans (scan.c) ----------------------------------------------- */
 
 extern void StoreDropIterators(void);	/* destroys them all */
-extern void StoreScanShrink(void);	/* frees memory that an ERROR has left */
+extern void StoreScanShrink(void);	/* frees memory that a large page has taken */
 extern int	StoreIteratorCount(void);
 
 /* ---- one page out of its parts (parts.c) ------------------------------------------------ */
