@@ -50,7 +50,9 @@ static bool
 BuildChain(StoreParts *p, const ChainSource *s, int slot, const CodecEntry *e)
 {
 	bool		ok = CodecBuildChain(&builder, slot);
+	bool		newest = !p->met[slot];
 
+	p->met[slot] = true;
 	while (ok && e != NULL)
 	{
 		const CodecEntry *older = Older(s, e);
@@ -59,8 +61,11 @@ BuildChain(StoreParts *p, const ChainSource *s, int slot, const CodecEntry *e)
 		if (p->cut != NULL && MayHaveOlder(e, older) && p->cut->enough(e, p->cut->arg))
 		{
 			p->ended[slot] = true;
+			if (newest)
+				p->enough[slot / 64] |= UINT64CONST(1) << (slot % 64);
 			break;
 		}
+		newest = false;
 		e = older;
 	}
 	return ok;
@@ -133,7 +138,9 @@ StorePartsBegin(StoreParts *p, const StoreCut *cut)
 	scratch.len = 0;
 	p->cut = cut;
 	p->n = 0;
+	memset(p->met, 0, sizeof(p->met));
 	memset(p->ended, 0, sizeof(p->ended));
+	memset(p->enough, 0, sizeof(p->enough));
 }
 
 void
@@ -209,6 +216,7 @@ StorePageRelease(StorePage *p)
 
 	p->pinned = NULL;
 	p->plain = false;
+	memset(p->enough, 0, sizeof(p->enough));
 	p->image.data = NULL;
 	if (pinned != NULL)
 		StoreSharedPagesUnpin(pinned);
@@ -324,6 +332,7 @@ StorePartsUnite(StoreParts *p, const StoreRocksPart *rocks, bool checked,
 		CopyOnly(p, rocks, out);
 	else
 		Unite(p, rocks, storage, page, &out->buf);
+	memcpy(out->enough, p->enough, sizeof(out->enough));
 	if (p->n > 0)
 		CodecPageOpenBuilt(&out->image, out->buf.data, out->buf.len);
 	else if (checked && !CodecPageOpen(&out->image, out->buf.data, out->buf.len))

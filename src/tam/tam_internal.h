@@ -100,20 +100,28 @@ extern void TamDecidePage(TamScan *s);	/* all of them */
 /* That row, of a plain page. */
 extern void TamStorePlain(TamScan *s, int chain, TupleTableSlot *slot);
 
+static inline bool
+TamIsVersion(const CodecEntry *e)
+{
+	CodecKind	kind = CodecEntryKind(e);
+
+	return kind == CODEC_INSERT || kind == CODEC_UPDATE;
+}
+
 /*
  * The short way for nearly every row of a page: its newest entry is a version or a delete mark that
- * everybody sees, or one of a transaction found committed before (*seen; 0: none yet, for this snapshot).  To
- * a serializable transaction only the frozen are of no concern, for it locks what it reads.
+ * everybody sees, or one of a transaction found committed before (*seen; 0: none yet, for this snapshot), or
+ * what is left of a dead row.  To a serializable transaction only the frozen are of no concern, for it locks
+ * what it reads.
  */
 static inline bool
 TamSeenAtOnce(Snapshot snapshot, const CodecEntry *e, TransactionId *seen)
 {
 	CodecKind	kind = CodecEntryKind(e);
 
-	if ((kind != CODEC_INSERT && kind != CODEC_UPDATE && kind != CODEC_DELETE) ||
-		snapshot->snapshot_type != SNAPSHOT_MVCC)
+	if (kind == CODEC_LOCK || kind == CODEC_CONFIRM || snapshot->snapshot_type != SNAPSHOT_MVCC)
 		return false;
-	if (e->kind_flags & CODEC_FROZEN)
+	if (kind == CODEC_DEADSLOT || kind == CODEC_KILL || (e->kind_flags & CODEC_FROZEN))
 		return true;
 	if (IsolationIsSerializable())
 		return false;

@@ -378,25 +378,53 @@ TamOpenRow(TamScan *s, int chain, StoreChain *c)
 	return c->slot;
 }
 
+static bool
+WalkToVisible(TamScan *s, int chain, RowVersion *v)
+{
+	StoreChain	c;
+
+	TamOpenRow(s, chain, &c);
+	return RowVisible(&c, s->rel, s->base.rs_snapshot, v, NULL);
+}
+
+/* Has the store asked, when it made the page, whether the snapshot sees the newest entry? */
+static inline bool
+SeenByStore(TamScan *s, int slot)
+{
+	return StorePageEnough(&s->page->page, slot) && !IsolationIsSerializable();
+}
+
+#ifdef USE_ASSERT_CHECKING
+/* Not to be asked by a serializable transaction, which would lock the row. */
+static bool
+WalkAgrees(TamScan *s, int chain, RowVersion *version)
+{
+	RowVersion	v;
+
+	if (!WalkToVisible(s, chain, &v))
+		return version == NULL;
+	return version != NULL && v.entry == version->entry && ItemPointerEquals(&v.tid, &version->tid) &&
+		v.xmax == version->xmax && v.cmax == version->cmax;
+}
+#endif
+
 bool
 TamRowVisible(TamScan *s, int chain, RowVersion *v)
 {
-	Snapshot	snapshot = s->base.rs_snapshot;
 	const CodecEntry *e;
-	StoreChain	c;
 	int			slot;
 
 	e = CodecPageChain(&s->page->page.image, chain, &slot);
-	if (TamSeenAtOnce(snapshot, e, &s->seen_xid))
+	if (!SeenByStore(s, slot) && !TamSeenAtOnce(s->base.rs_snapshot, e, &s->seen_xid))
+		return WalkToVisible(s, chain, v);
+	if (!TamIsVersion(e))
 	{
-		if (CodecEntryKind(e) == CODEC_DELETE)
-			return false;
-		TamSeenVersion(e, s->pageno, slot, v);
-		return true;
+		Assert(IsolationIsSerializable() || WalkAgrees(s, chain, NULL));
+		return false;
 	}
-
-	TamOpenRow(s, chain, &c);
-	return RowVisible(&c, s->rel, snapshot, v, NULL);
+	TamSeenVersion(e, s->pageno, slot, v);
+	Assert(IsolationIsSerializable() || WalkAgrees(s, chain, v));
+	return true;
 }
 
 void
