@@ -104,6 +104,14 @@ CodecEntryKind(const CodecEntry *e)
 	return (CodecKind) (e->kind_flags & CODEC_KIND_MASK);
 }
 
+static inline bool
+CodecIsVersion(const CodecEntry *e)
+{
+	CodecKind	kind = CodecEntryKind(e);
+
+	return kind == CODEC_INSERT || kind == CODEC_UPDATE;
+}
+
 #define CODEC_DELETE_UPDATED	0x01	/* next row in page, slot */
 #define CODEC_DELETE_MOVED		0x02	/* moved to another partition */
 

@@ -137,7 +137,7 @@ RowCheckChain(Relation rel, StoreChain *c, BlockNumber npages, int64 *versions,
 		if (last != NULL && CodecEntryKind(last) == CODEC_INSERT)
 			ok = Complain(problem, "the row has a history before its insertion");
 		last = e;
-		if (ok && (CodecEntryKind(e) == CODEC_INSERT || CodecEntryKind(e) == CODEC_UPDATE))
+		if (ok && CodecIsVersion(e))
 		{
 			(*versions)++;
 			ok = CheckTag(e, given_by, problem) && CheckImage(RelationGetDescr(rel), e, problem);

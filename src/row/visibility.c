@@ -64,14 +64,6 @@ EndsRow(const CodecEntry *e)
 	return kind == CODEC_KILL || kind == CODEC_DEADSLOT;
 }
 
-static inline bool
-IsVersion(const CodecEntry *e)
-{
-	CodecKind	kind = CodecEntryKind(e);
-
-	return kind == CODEC_INSERT || kind == CODEC_UPDATE;
-}
-
 static inline int
 EntryTag(const CodecEntry *e)
 {
@@ -145,7 +137,7 @@ WalkMvcc(StoreChain *c, Relation rel, Snapshot snapshot, RowVersion *v, bool *al
 		{
 			case ROW_SIGHT_SEEN:
 				*decided = e;
-				if (IsVersion(e))
+				if (CodecIsVersion(e))
 					return Found(c, e, p, v);
 				return NotFound(all_dead, !standing && DeadToAll(rel, e, all_dead));
 			case ROW_SIGHT_LATER:
@@ -299,11 +291,11 @@ VisibleSelf(StoreChain *c, Relation rel, RowVersion *v, bool *all_dead)
 		switch (RowEntryFate(e))
 		{
 			case ROW_FATE_OWN:
-				if (IsVersion(e))
+				if (CodecIsVersion(e))
 					return Found(c, e, &p, v);
 				return NotFound(all_dead, false);
 			case ROW_FATE_COMMITTED:
-				if (IsVersion(e))
+				if (CodecIsVersion(e))
 					return Found(c, e, &p, v);
 				return NotFound(all_dead, !standing && DeadToAll(rel, e, all_dead));
 			case ROW_FATE_RUNNING:
@@ -345,7 +337,7 @@ VisibleDirty(StoreChain *c, Relation rel, Snapshot snapshot, RowVersion *v, bool
 			NoteOver(&p, e);
 			continue;
 		}
-		if (!IsVersion(e))
+		if (!CodecIsVersion(e))
 			return NotFound(all_dead, fate == ROW_FATE_COMMITTED &&
 							!TransactionIdIsValid(p.xmax) && DeadToAll(rel, e, all_dead));
 		if (fate == ROW_FATE_RUNNING)
@@ -377,7 +369,7 @@ VisibleAny(StoreChain *c, RowVersion *v, bool *all_dead)
 			continue;
 		if (EndsRow(e))
 			ended = true;
-		else if (IsVersion(e))
+		else if (CodecIsVersion(e))
 		{
 			Found(c, e, &p, v);
 			if (all_dead != NULL)
@@ -408,7 +400,7 @@ VisibleNonVacuumable(StoreChain *c, Snapshot snapshot, RowVersion *v, bool *all_
 		fate = RowEntryFate(e);
 		if (fate == ROW_FATE_ABORTED)
 			continue;
-		if (IsVersion(e))
+		if (CodecIsVersion(e))
 			return Found(c, e, &p, v);
 		if (fate == ROW_FATE_COMMITTED &&
 			((e->kind_flags & CODEC_FROZEN) ||
@@ -463,7 +455,7 @@ RowFindVersion(StoreChain *c, int tag, RowVersion *v)
 	{
 		if (PassesBy(&p, e) || EndsRow(e))
 			continue;
-		if (IsVersion(e) && EntryTag(e) == tag)
+		if (CodecIsVersion(e) && EntryTag(e) == tag)
 			return Found(c, e, &p, v);
 		if (RowEntryFate(e) != ROW_FATE_ABORTED)
 			NoteOver(&p, e);
@@ -608,7 +600,7 @@ RowForEachVersion(StoreChain *c, TransactionId oldest_xmin,
 			continue;
 		}
 		fate = RowEntryFate(e);
-		if (IsVersion(e))
+		if (CodecIsVersion(e))
 		{
 			any = true;
 			DescribeVersion(&w, c, e, fate, &s);

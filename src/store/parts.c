@@ -50,7 +50,7 @@ static bool
 BuildChain(StoreParts *p, const ChainSource *s, int slot, const CodecEntry *e)
 {
 	bool		ok = CodecBuildChain(&builder, slot);
-	bool		newest = !p->met[slot];
+	bool		head = !p->met[slot];
 
 	p->met[slot] = true;
 	while (ok && e != NULL)
@@ -61,11 +61,11 @@ BuildChain(StoreParts *p, const ChainSource *s, int slot, const CodecEntry *e)
 		if (p->cut != NULL && MayHaveOlder(e, older) && p->cut->enough(e, p->cut->arg))
 		{
 			p->ended[slot] = true;
-			if (newest)
-				p->enough[slot / 64] |= UINT64CONST(1) << (slot % 64);
+			if (head)
+				p->head_enough[slot / 64] |= UINT64CONST(1) << (slot % 64);
 			break;
 		}
-		newest = false;
+		head = false;
 		e = older;
 	}
 	return ok;
@@ -140,7 +140,7 @@ StorePartsBegin(StoreParts *p, const StoreCut *cut)
 	p->n = 0;
 	memset(p->met, 0, sizeof(p->met));
 	memset(p->ended, 0, sizeof(p->ended));
-	memset(p->enough, 0, sizeof(p->enough));
+	memset(p->head_enough, 0, sizeof(p->head_enough));
 }
 
 void
@@ -216,7 +216,7 @@ StorePageRelease(StorePage *p)
 
 	p->pinned = NULL;
 	p->plain = false;
-	memset(p->enough, 0, sizeof(p->enough));
+	memset(p->head_enough, 0, sizeof(p->head_enough));
 	p->image.data = NULL;
 	if (pinned != NULL)
 		StoreSharedPagesUnpin(pinned);
@@ -332,7 +332,8 @@ StorePartsUnite(StoreParts *p, const StoreRocksPart *rocks, bool checked,
 		CopyOnly(p, rocks, out);
 	else
 		Unite(p, rocks, storage, page, &out->buf);
-	memcpy(out->enough, p->enough, sizeof(out->enough));
+	/* uniting keeps the first entry of each row, for nothing is pruned here */
+	memcpy(out->head_enough, p->head_enough, sizeof(out->head_enough));
 	if (p->n > 0)
 		CodecPageOpenBuilt(&out->image, out->buf.data, out->buf.len);
 	else if (checked && !CodecPageOpen(&out->image, out->buf.data, out->buf.len))

@@ -148,21 +148,26 @@ typedef struct StoreCut
  */
 typedef struct StorePinned StorePinned;
 
+#define STORE_SLOT_WORDS	(ORBIT_MAX_SLOT / 64 + 1)
+
 typedef struct StorePage
 {
 	CodecPage	image;
 	bool		plain;			/* every row is one INSERT, frozen or of a transaction that has committed */
 	TransactionId newest;		/* of a plain page: none of the latter is after it; invalid: all frozen */
-	uint64		enough[ORBIT_MAX_SLOT / 64 + 1];	/* by slot, see StorePageEnough */
+	uint64		head_enough[STORE_SLOT_WORDS];	/* a bit by slot, see StorePageHeadEnough */
 	CodecBuf	buf;			/* its memory is kept for the next page */
 	StorePinned *pinned;
 } StorePage;
 
-/* The reader's StoreCut has been asked about the newest entry of the row in this slot, and it is enough. */
+/*
+ * When the page was made, the newest entry of the row in this slot was found to be enough.  Holds for the
+ * snapshot of that StoreCut; false: it was not asked, or is not.
+ */
 static inline bool
-StorePageEnough(const StorePage *p, int slot)
+StorePageHeadEnough(const StorePage *p, int slot)
 {
-	return (p->enough[slot / 64] >> (slot % 64) & 1) != 0;
+	return (p->head_enough[slot / 64] >> (slot % 64) & 1) != 0;
 }
 
 extern void StorePageRelease(StorePage *p); /* lets go of what is shared */

@@ -234,9 +234,9 @@ typedef struct StoreParts
 	const StoreCut *cut;		/* NULL: whole chains */
 	int			n;
 	Size		offset[STORE_MAX_ARENAS + 1];	/* in scratch memory; newest part first */
-	bool		met[ORBIT_MAX_SLOT + 1];	/* by slot: a part has entries of it */
+	bool		met[ORBIT_MAX_SLOT + 1];	/* by slot: a part so far has entries of it */
 	bool		ended[ORBIT_MAX_SLOT + 1];	/* no older part matters */
-	uint64		enough[lengthof(((StorePage *) NULL)->enough)];	/* see StorePage */
+	uint64		head_enough[STORE_SLOT_WORDS];	/* see StorePage */
 } StoreParts;
 
 /* One set of parts at a time in a process.  All raise ERROR when out of memory. */

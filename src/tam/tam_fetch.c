@@ -129,7 +129,7 @@ FetchFromPage(TamFetch *f, ItemPointer tid, Snapshot snapshot, TupleTableSlot *s
 	e = CodecPageFind(image, OrbitTidSlot(tid), &chain);
 	if (e == NULL)
 		return false;
-	if (TamIsVersion(e) && TamSeenAtOnce(snapshot, e, &f->seen_xid))
+	if (CodecIsVersion(e) && TamDecidedAtOnce(snapshot, e, &f->seen_xid))
 		TamSeenVersion(e, f->pageno, OrbitTidSlot(tid), &v);
 	else
 	{

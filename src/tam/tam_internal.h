@@ -100,22 +100,14 @@ extern void TamDecidePage(TamScan *s);	/* all of them */
 /* That row, of a plain page. */
 extern void TamStorePlain(TamScan *s, int chain, TupleTableSlot *slot);
 
-static inline bool
-TamIsVersion(const CodecEntry *e)
-{
-	CodecKind	kind = CodecEntryKind(e);
-
-	return kind == CODEC_INSERT || kind == CODEC_UPDATE;
-}
-
 /*
- * The short way for nearly every row of a page: its newest entry is a version or a delete mark that
- * everybody sees, or one of a transaction found committed before (*seen; 0: none yet, for this snapshot), or
- * what is left of a dead row.  To a serializable transaction only the frozen are of no concern, for it locks
- * what it reads.
+ * The short way for nearly every row of a page: its newest entry decides, for it is a version or a delete
+ * mark that everybody sees, or one of a transaction found committed before (*seen; 0: none yet, for this
+ * snapshot), or has ended the row for everybody.  The row is seen if that entry is a version.  To a
+ * serializable transaction all that is not frozen is of concern, for it locks what it reads.
  */
 static inline bool
-TamSeenAtOnce(Snapshot snapshot, const CodecEntry *e, TransactionId *seen)
+TamDecidedAtOnce(Snapshot snapshot, const CodecEntry *e, TransactionId *seen)
 {
 	CodecKind	kind = CodecEntryKind(e);
 

@@ -177,7 +177,7 @@ DecidesByPage(const TamScan *s)
 
 /*
  * The snapshot sees every row.  A serializable transaction looks at all that is not frozen, as in
- * TamSeenAtOnce.
+ * TamDecidedAtOnce.
  */
 static bool
 SeesAll(const TamScan *s)
@@ -387,11 +387,11 @@ WalkToVisible(TamScan *s, int chain, RowVersion *v)
 	return RowVisible(&c, s->rel, s->base.rs_snapshot, v, NULL);
 }
 
-/* Has the store asked, when it made the page, whether the snapshot sees the newest entry? */
+/* So does the newest entry of a row of which the store has found that, when it made the page. */
 static inline bool
-SeenByStore(TamScan *s, int slot)
+DecidedByStore(const TamScan *s, int slot)
 {
-	return StorePageEnough(&s->page->page, slot) && !IsolationIsSerializable();
+	return StorePageHeadEnough(&s->page->page, slot) && !IsolationIsSerializable();
 }
 
 #ifdef USE_ASSERT_CHECKING
@@ -415,9 +415,9 @@ TamRowVisible(TamScan *s, int chain, RowVersion *v)
 	int			slot;
 
 	e = CodecPageChain(&s->page->page.image, chain, &slot);
-	if (!SeenByStore(s, slot) && !TamSeenAtOnce(s->base.rs_snapshot, e, &s->seen_xid))
+	if (!DecidedByStore(s, slot) && !TamDecidedAtOnce(s->base.rs_snapshot, e, &s->seen_xid))
 		return WalkToVisible(s, chain, v);
-	if (!TamIsVersion(e))
+	if (!CodecIsVersion(e))
 	{
 		Assert(IsolationIsSerializable() || WalkAgrees(s, chain, NULL));
 		return false;
