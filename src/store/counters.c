@@ -505,22 +505,6 @@ StoreCountersNeed(OrbitStorageId storage)
 	return need;
 }
 
-BlockNumber
-StoreUnflushedPages(OrbitStorageId storage, BlockNumber *count)
-{
-	CounterEntry *e;
-	BlockNumber from;
-
-	*count = StorePageCount(storage);
-	from = *count;				/* not in the table: all is flushed */
-	LWLockAcquire(LockOf(storage), LW_SHARED);
-	e = Find(PartitionOf(storage), storage);
-	if (e != NULL)
-		from = Min(from, e->persisted);
-	LWLockRelease(LockOf(storage));
-	return from;
-}
-
 void
 StoreCountersPersisted(OrbitStorageId storage, BlockNumber next_page)
 {

@@ -4,8 +4,8 @@
  * there are pages at all.
  *
  * A file's summary was made when it was written, of all it holds; what follows from one is true
- * of every page in it.  Nothing is known of pages that lie in write buffers only: the
- * caller flushes first.
+ * of every page in it.  Nothing is known of rows that lie in write buffers only, but where
+ * their pages are: who asks for more flushes first.
  */
 #include "postgres.h"
 
@@ -22,8 +22,61 @@
 /* malloc'ed by KvListFiles; kept here so that an ERROR in between frees it next time. */
 static KvFile *listed = NULL;
 
+/* Pages in ascending order do not make more ranges than need be. */
+static void
+AddPage(StorePageMap *map, int *cap, BlockNumber page)
+{
+	StorePageRange *last = map->nranges > 0 ? &map->ranges[map->nranges - 1] : NULL;
+
+	map->pages++;
+	if (last != NULL && last->last + 1 == page)
+	{
+		last->last = page;
+		return;
+	}
+	if (map->nranges == *cap)
+	{
+		*cap *= 2;
+		map->ranges = repalloc(map->ranges, *cap * sizeof(StorePageRange));
+	}
+	map->ranges[map->nranges].first = map->ranges[map->nranges].last = page;
+	map->nranges++;
+}
+
+/* Of every arena of the view: pages may be in files too, and in several arenas. */
+static void
+AddBuffered(StorePageMap *map, int *cap, const StoreView *view, OrbitStorageId storage)
+{
+	char		from[CODEC_PAGE_KEY_SIZE];
+
+	CodecPageKey(from, storage, 0);
+	for (uint64 seq = view->pin.oldest; seq <= view->pin.active; seq++)
+	{
+		MembufIter	it;
+		bool		on_node;
+
+		MembufIterInit(&it, seq);
+		on_node = MembufIterSeek(&it, ORBIT_PG_DATA, from, sizeof(from));
+		while (on_node)
+		{
+			const char *key;
+			Size		len;
+			OrbitStorageId found;
+			BlockNumber page;
+
+			if (MembufIterKey(&it, &key, &len) != ORBIT_PG_DATA ||
+				!CodecPageKeyParse(key, len, &found, &page) || found != storage)
+				break;
+			CHECK_FOR_INTERRUPTS();
+			AddPage(map, cap, page);
+			on_node = MembufIterNext(&it);
+		}
+	}
+}
+
+/* buffered, if not NULL: of one view with the files, what write buffers have. */
 static int
-ListFiles(OrbitStorageId storage)
+ListFiles(OrbitStorageId storage, StorePageMap *buffered, int *cap)
 {
 	StoreView	view;
 	KvDb	   *db;
@@ -39,6 +92,8 @@ ListFiles(OrbitStorageId storage)
 		KvListFiles(db, storage, storage, &listed, &n, &st);
 	if (st.code != KV_OK)
 		StoreViewFailed(&st, "could not list the files of RocksDB storage");
+	if (buffered != NULL)
+		AddBuffered(buffered, cap, &view, storage);
 	StoreViewClose(&view);
 	return n;
 }
@@ -112,7 +167,7 @@ RangeOf(const KvFile *f, OrbitStorageId storage)
 void
 StoreGetFileFacts(OrbitStorageId storage, StoreFileFacts *facts)
 {
-	int			n = ListFiles(storage);
+	int			n = ListFiles(storage, NULL, NULL);
 
 	facts->known = true;
 	facts->oldest_unfrozen = InvalidTransactionId;
@@ -149,26 +204,6 @@ CountMap(StorePageMap *map, BlockNumber count)
 	map->nranges = n;
 }
 
-static void
-AddPage(StorePageMap *map, int *cap, BlockNumber page)
-{
-	StorePageRange *last = map->nranges > 0 ? &map->ranges[map->nranges - 1] : NULL;
-
-	map->pages++;
-	if (last != NULL && last->last + 1 == page)
-	{
-		last->last = page;
-		return;
-	}
-	if (map->nranges == *cap)
-	{
-		*cap *= 2;
-		map->ranges = repalloc(map->ranges, *cap * sizeof(StorePageRange));
-	}
-	map->ranges[map->nranges].first = map->ranges[map->nranges].last = page;
-	map->nranges++;
-}
-
 /* Reads all pages of the map; what is not there is taken out of it. */
 static void
 LookUpPages(OrbitStorageId storage, StorePageMap *map)
@@ -197,27 +232,26 @@ LookUpPages(OrbitStorageId storage, StorePageMap *map)
 void
 StoreGetPageMap(OrbitStorageId storage, StorePageMap *map)
 {
-	BlockNumber count;
-	BlockNumber unflushed = StoreUnflushedPages(storage, &count);
-	int			n = ListFiles(storage);
-	uint64		pages = count - unflushed;
+	BlockNumber count = StorePageCount(storage);
+	int			cap = 64;
+	int			n;
+	uint64		pages;
 	bool		known = true;
 
-	map->ranges = palloc((n + 1) * sizeof(StorePageRange));
+	memset(map, 0, sizeof(*map));
+	map->ranges = palloc(cap * sizeof(StorePageRange));
+	n = ListFiles(storage, map, &cap);
+	pages = map->pages;
+	map->ranges = repalloc(map->ranges, (map->nranges + n + 1) * sizeof(StorePageRange));
 	for (int i = 0; i < n; i++)
 	{
-		map->ranges[i] = RangeOf(&listed[i], storage);
+		map->ranges[map->nranges++] = RangeOf(&listed[i], storage);
 		pages += listed[i].summary.pages;
 		known = known && listed[i].has_summary;
 	}
 	free(listed);
 	listed = NULL;
-	if (unflushed < count)
-	{
-		map->ranges[n].first = unflushed;
-		map->ranges[n++].last = count - 1;
-	}
-	map->nranges = UniteRanges(map->ranges, n);
+	map->nranges = UniteRanges(map->ranges, map->nranges);
 	CountMap(map, count);
 	if (known && pages <= EXACT_PAGES && pages < map->pages / 2)
 		LookUpPages(storage, map);
@@ -225,7 +259,7 @@ StoreGetPageMap(OrbitStorageId storage, StorePageMap *map)
 	for (int i = 0; i < map->nranges; i++)
 		map->before[i] = i == 0 ? 0 : map->before[i - 1] +
 			(map->ranges[i - 1].last - map->ranges[i - 1].first + 1);
-	/* files tell how many pages they hold, too; one of which several files hold something counts for each */
+	/* a page of which several files or write buffers hold something counts for each */
 	StoreNoteAbsent(storage, count - (known ? (BlockNumber) Min(map->pages, pages) : map->pages));
 }
 

@@ -234,7 +234,7 @@ extern void StoreGetFileFacts(OrbitStorageId storage, StoreFileFacts *facts);
 
 /*
  * Where a storage's pages are: all that exist lie in these ranges, but not every number in them need
- * have a page.  Told by the files, and by what has not been flushed yet.  Where few pages are left of
+ * have a page.  Told by the files and the write buffers.  Where few pages are left of
  * many they are looked up one by one, and the ranges are exact.
  */
 typedef struct StorePageMap

@@ -289,8 +289,6 @@ extern void StoreCountersShmemInit(void);
 extern BlockNumber StoreCountersNeed(OrbitStorageId storage);
 /* `next_page` is in RocksDB, and readers are bound to a generation that has it. */
 extern void StoreCountersPersisted(OrbitStorageId storage, BlockNumber next_page);
-/* The page count, and from which number on pages need not be in a file that later views have. */
-extern BlockNumber StoreUnflushedPages(OrbitStorageId storage, BlockNumber *count);
 /* Storages whose need is not persisted, if the table is so full that the flush should
  * write them all (else none).  malloc'ed, *n of them; NULL also when out of memory. */
 extern OrbitStorageId *StoreCountersCrowd(int *n);
