@@ -53,20 +53,13 @@ AddBuffered(StorePageMap *map, int *cap, const StoreView *view, OrbitStorageId s
 	for (uint64 seq = view->pin.oldest; seq <= view->pin.active; seq++)
 	{
 		MembufIter	it;
+		BlockNumber page;
 		bool		on_node;
 
 		MembufIterInit(&it, seq);
 		on_node = MembufIterSeek(&it, ORBIT_PG_DATA, from, sizeof(from));
-		while (on_node)
+		while (on_node && StoreArenaPage(&it, storage, &page))
 		{
-			const char *key;
-			Size		len;
-			OrbitStorageId found;
-			BlockNumber page;
-
-			if (MembufIterKey(&it, &key, &len) != ORBIT_PG_DATA ||
-				!CodecPageKeyParse(key, len, &found, &page) || found != storage)
-				break;
 			CHECK_FOR_INTERRUPTS();
 			AddPage(map, cap, page);
 			on_node = MembufIterNext(&it);

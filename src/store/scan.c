@@ -293,13 +293,8 @@ NextOfRocks(StoreScan *s, StoreView *v, RocksPage *r)
 static void
 NoteArenaPosition(StoreScan *s, ArenaCursor *c, bool on_node)
 {
-	const char *key;
-	Size		len;
-	OrbitStorageId storage;
-
 	c->ended = true;
-	if (!on_node || MembufIterKey(&c->it, &key, &len) != ORBIT_PG_DATA ||
-		!CodecPageKeyParse(key, len, &storage, &c->page) || storage != s->storage)
+	if (!on_node || !StoreArenaPage(&c->it, s->storage, &c->page))
 		return;
 	c->ended = s->backward ? c->page < s->first : c->page > s->last;
 }

@@ -227,6 +227,18 @@ extern void StoreDropIterators(void);	/* destroys them all */
 extern void StoreScanShrink(void);	/* frees memory that a large page has taken */
 extern int	StoreIteratorCount(void);
 
+/* Stands the iterator of an arena, which is on a node, on a page of the storage? */
+static inline bool
+StoreArenaPage(MembufIter *it, OrbitStorageId storage, BlockNumber *page)
+{
+	const char *key;
+	Size		len;
+	OrbitStorageId found;
+
+	return MembufIterKey(it, &key, &len) == ORBIT_PG_DATA &&
+		CodecPageKeyParse(key, len, &found, page) && found == storage;
+}
+
 /* ---- one page out of its parts (parts.c) ------------------------------------------------ */
 
 typedef struct StoreParts
