@@ -6,6 +6,7 @@
 
 #include "miscadmin.h"
 #include "postmaster/startup.h"
+#include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/pmsignal.h"
@@ -17,8 +18,13 @@
 #define ATTACH_STARTUP_TIMEOUT_MS	600000	/* nobody to retry: the server would stop */
 #define ATTACH_NAP_MS				20
 
-/* A backend's secondary keeps no more files open (K21). */
-#define SECONDARY_OPEN_FILES		64
+/*
+ * A backend's secondary keeps open no more files (K21) than this part of those that the process may have: to
+ * open one again costs twice as much as a lookup in it.  PostgreSQL leaves a third to all that open
+ * descriptors of their own (AcquireExternalFD); what is left of that is for connections to other servers.
+ */
+#define SECONDARY_FILES_SHARE		4
+#define SECONDARY_FILES_LEAST		64	/* whatever that is */
 
 StoreShared *store_shared = NULL;
 
@@ -90,7 +96,8 @@ StoreKvOptions(KvOptions *o, bool primary)
 	o->max_background_jobs = orbit_max_background_jobs;
 	o->compression = orbit_compression;
 	o->bottommost_compression = orbit_bottommost_compression;
-	o->max_open_files = primary ? -1 : SECONDARY_OPEN_FILES;
+	o->max_open_files = primary ? -1 :
+		Max(max_safe_fds / SECONDARY_FILES_SHARE, SECONDARY_FILES_LEAST);
 }
 
 /* ---- readiness ------------------------------------------------------------------- */

@@ -34,8 +34,11 @@
 /* Tables that would take more than this part of the shared pages are not put there by scans. */
 #define KEEP_SHARE		2
 
-/* An iterator that is so many pages behind goes on; one that is further behind seeks. */
-#define STEP_PAGES		4
+/*
+ * An iterator that is so many pages behind goes on; one that is further behind seeks.  A block of a file has
+ * about two pages; it is put together as a whole.
+ */
+#define STEP_PAGES		2
 
 /* So many pages that do not exist are noted among the shared ones; over more, an iterator steps faster. */
 #define NOTE_ABSENT		4
@@ -173,14 +176,23 @@ NoteRocksPosition(StoreScan *s)
 	DropIterator(s);			/* lets go of its files */
 }
 
+/* An iterator as new as the handle; one that is sought again reads on in what it has read ahead. */
 static void
-SeekRocks(StoreScan *s, KvDb *handle, uint64 generation)
+RenewIterator(StoreScan *s, StoreView *v)
 {
-	char		key[CODEC_PAGE_KEY_SIZE];
+	uint64		generation;
+	KvDb	   *handle = StoreViewProve(v, &generation);
 
 	DropIterator(s);
 	CreateIterator(s, handle);
 	s->iter_generation = generation;
+}
+
+static void
+SeekRocks(StoreScan *s)
+{
+	char		key[CODEC_PAGE_KEY_SIZE];
+
 	s->rocks_from = s->position;
 	s->rocks_ended = false;
 	CodecPageKey(key, s->storage, s->position);
@@ -213,13 +225,10 @@ AdvanceIterator(StoreScan *s, StoreView *v)
 		behind = s->rocks_page - s->position;
 	else if (serves && !s->backward && s->rocks_page < s->position)
 		behind = s->position - s->rocks_page;
+	if (!serves)
+		RenewIterator(s, v);
 	if (behind == 0 || behind > STEP_PAGES)
-	{
-		uint64		generation;
-		KvDb	   *handle = StoreViewProve(v, &generation);
-
-		SeekRocks(s, handle, generation);
-	}
+		SeekRocks(s);
 	while (!IteratorTells(s, v))
 	{
 		s->rocks_from = s->backward ? s->rocks_page - 1 : s->rocks_page + 1;
