@@ -1,6 +1,6 @@
 /*
  * arena.c: the ordered map in a write buffer: a skip list to which nodes are only
- * added, pages with their row heads, chains of entries and of values.
+ * added, an index of pages beside it, pages with their row heads, chains of entries and of values.
  *
  * Insertion links a node level by level from the bottom, each by one compare-and-swap of
  * its predecessor's link; a node counts as present once it is on level 0.  Two that insert
@@ -13,16 +13,34 @@
  */
 #include "postgres.h"
 
+#include "port/pg_bitutils.h"
+#include "port/pg_bswap.h"
+
 #include "membuf/arena.h"
 
 /* ---- space -------------------------------------------------------------- */
+
+static int
+BucketBits(Size bytes)
+{
+	return pg_leftmost_one_pos64(Max(bytes / ARENA_INDEX_SHARE / ARENA_BUCKET_BYTES, 1));
+}
+
+Size
+ArenaRoom(Size bytes)
+{
+	return bytes - sizeof(Arena) - ((Size) ARENA_BUCKET_BYTES << BucketBits(bytes));
+}
 
 void
 ArenaOpen(Arena *a, uint64 seq, uint32 size, uint32 taken)
 {
 	ArenaNode  *list = ArenaAt(a, ARENA_LIST);
 
-	Assert(taken <= size - ARENA_FIRST);
+	a->bucket_bits = BucketBits((Size) size * ARENA_UNIT);
+	a->place_bits = pg_ceil_log2_32(size);
+	Assert(a->place_bits < 32 && taken <= size - ArenaFirst(a));
+	memset(a + 1, 0, (Size) ARENA_BUCKET_BYTES << a->bucket_bits);
 	list->family = 0;
 	list->height = ARENA_MAX_HEIGHT;
 	list->keylen = 0;
@@ -33,7 +51,7 @@ ArenaOpen(Arena *a, uint64 seq, uint32 size, uint32 taken)
 	ArenaStore(&a->height, 1);
 	ArenaStore(&a->max_lsn, 0);
 	ArenaStore(&a->opened, 0);
-	ArenaStore(&a->used, ARENA_FIRST + taken);
+	ArenaStore(&a->used, ArenaFirst(a) + taken);
 	ArenaStore(&a->seq, seq);
 }
 
@@ -313,38 +331,141 @@ PageArena(ArenaNode *page)
 	return (Arena *) ((char *) page - (Size) page->head * ARENA_UNIT);
 }
 
-static ArenaNode *
-FindPage(Arena *a, ArenaFinger *f, const ArenaKey *key)
+/* splitmix64's end: each bit of the key changes half of the result's. */
+static uint64
+HashKey(const ArenaKey *key)
 {
-	uint32		place;
+	uint64		storage;
+	uint32		page;
+	uint64		x;
 
-	if (f->page != 0 && ArenaNodeIs(ArenaAt(a, f->page), key))
-		return ArenaAt(a, f->page);
-	place = Find(a, f, key);
+	memcpy(&storage, key->data, sizeof(storage));
+	memcpy(&page, key->data + sizeof(storage), sizeof(page));
+	x = pg_ntoh64(storage) << 32 ^ pg_ntoh32(page);
+	x = (x ^ (x >> 30)) * UINT64CONST(0xBF58476D1CE4E5B9);
+	x = (x ^ (x >> 27)) * UINT64CONST(0x94D049BB133111EB);
+	return x ^ (x >> 31);
+}
+
+static inline uint32 *
+Bucket(Arena *a, uint64 hash)
+{
+	return (uint32 *) (a + 1) + (hash & (((uint64) 1 << a->bucket_bits) - 1)) * ARENA_BUCKET_WORDS;
+}
+
+/* How a place is written into the index. */
+static inline uint32
+IndexWord(Arena *a, uint64 hash, uint32 place)
+{
+	return (uint32) (hash >> 32) >> a->place_bits << a->place_bits | place;
+}
+
+/*
+ * The place of the page's node in the index.  0: no such page has a row, unless *full: its bucket is, and
+ * only the list knows.
+ */
+static uint32
+IndexFind(Arena *a, const ArenaKey *key, uint64 hash, bool *full)
+{
+	const uint32 *bucket = Bucket(a, hash);
+	uint32		mark = IndexWord(a, hash, 0);
+
+	*full = false;
+	for (int i = 0; i < ARENA_BUCKET_WORDS; i++)
+	{
+		uint32		word = ArenaLoad(&bucket[i]);
+		uint32		place = word ^ mark;
+
+		if (word == 0)
+			return 0;
+		if (place >> a->place_bits == 0 && ArenaNodeIs(ArenaAt(a, place), key))
+			return place;
+	}
+	*full = true;
+	return 0;
+}
+
+/* A node that is in the list already.  Whoever adds a row to a page has called this, or found it there. */
+static void
+IndexAdd(Arena *a, uint64 hash, uint32 place)
+{
+	uint32	   *bucket = Bucket(a, hash);
+	uint32		word = IndexWord(a, hash, place);
+
+	for (int i = 0; i < ARENA_BUCKET_WORDS; i++)
+	{
+		uint32		old = ArenaLoad(&bucket[i]);
+
+		if (old == 0 && __atomic_compare_exchange_n(&bucket[i], &old, word, false,
+													__ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+			return;
+		if (old == word)
+			return;
+	}
+}
+
+static ArenaNode *
+FindListed(Arena *a, ArenaFinger *f, const ArenaKey *key, uint64 hash)
+{
+	uint32		place = Find(a, f, key);
+
 	if (place == 0 || !ArenaNodeIs(ArenaAt(a, place), key))
 		return NULL;
+	IndexAdd(a, hash, place);
 	f->page = place;
 	return ArenaAt(a, place);
+}
+
+static inline ArenaNode *
+LastPage(Arena *a, const ArenaFinger *f, const ArenaKey *key)
+{
+	return f->page != 0 && ArenaNodeIs(ArenaAt(a, f->page), key) ? ArenaAt(a, f->page) : NULL;
 }
 
 ArenaNode *
 ArenaPageLookup(Arena *a, ArenaFinger *f, const char *key)
 {
 	ArenaKey	k = PageKey(key);
+	ArenaNode  *n = LastPage(a, f, &k);
+	uint64		hash;
+	bool		full;
+	uint32		place;
 
-	return FindPage(a, f, &k);
+	if (n != NULL)
+		return n;
+	hash = HashKey(&k);
+	if (ArenaLoad(&a->height) < ARENA_INDEX_HEIGHT)
+		return FindListed(a, f, &k, hash);
+	place = IndexFind(a, &k, hash, &full);
+	if (place == 0)
+		return full ? FindListed(a, f, &k, hash) : NULL;
+	f->page = place;
+	return ArenaAt(a, place);
 }
 
 ArenaNode *
 ArenaPageGet(Arena *a, ArenaFinger *f, MembufReservation *r, const char *key)
 {
 	ArenaKey	k = PageKey(key);
-	ArenaNode  *n = FindPage(a, f, &k);
+	ArenaNode  *n = LastPage(a, f, &k);
+	uint64		hash;
+	bool		full;
 	uint32		place;
-	uint32		saved = r->next;
+	uint32		saved;
 
 	if (n != NULL)
 		return n;
+	hash = HashKey(&k);
+	place = IndexFind(a, &k, hash, &full);
+	if (place != 0)
+	{
+		f->page = place;
+		return ArenaAt(a, place);
+	}
+	n = FindListed(a, f, &k, hash);
+	if (n != NULL)
+		return n;
+	saved = r->next;
 	place = MakeNode(a, f, r, &k, true);
 	n = ArenaAt(a, place);
 	n->head = place;
@@ -352,6 +473,7 @@ ArenaPageGet(Arena *a, ArenaFinger *f, MembufReservation *r, const char *key)
 	f->page = LinkNode(a, f, &k, place);
 	if (f->page != place)
 		r->next = saved;		/* nobody has seen ours */
+	IndexAdd(a, hash, f->page);
 	return ArenaAt(a, f->page);
 }
 

@@ -9,7 +9,8 @@
  * arena is written down as its distance from the arena's start in units of 8 bytes;
  * 0, where the arena's own header lies, means none.
  *
- *   arena    header, nodes, groups and entries in order of allocation
+ *   arena    header, index, then nodes, groups and entries in order of allocation
+ *   index    buckets of 16 words: the places of page nodes, found by a hash of their keys
  *   node     uint8 family | uint8 height | uint16 keylen | uint32 head |
  *            uint32 next[height] | key | page node only: uint32 groups[16]
  *   group    uint32 heads[16]: newest entry of the rows in 16 neighbouring slots
@@ -19,7 +20,7 @@
  * `head` of a page node is the node's own place (so that a page pointer alone leads
  * to its entries), of any other node the newest value.
  *
- * The words that tie things together (next, head, groups, heads) are written by
+ * The words that tie things together (next, head, groups, heads, the index) are written by
  * release and read by acquire operations, everything else only before such a word makes
  * it reachable.  PostgreSQL 15 has no acquire loads, so the compiler's builtins are
  * used; thread checkers understand them too.
@@ -35,6 +36,17 @@
 #define ARENA_MAX_HEIGHT	12	/* a quarter of each level: enough for 16 M keys */
 #define ARENA_GROUPS		16
 #define ARENA_GROUP_SLOTS	16
+
+/*
+ * Of an arena's bytes, at most, for the index: a page with one row of 100 bytes takes 270 to 300, so there is
+ * a word for each until the arena is full.  A bucket is one cache line.
+ */
+#define ARENA_INDEX_SHARE	64
+#define ARENA_BUCKET_WORDS	16
+#define ARENA_BUCKET_BYTES	(ARENA_BUCKET_WORDS * 4)
+
+/* Below that height a list is short and in the processor's caches: the index would be slower. */
+#define ARENA_INDEX_HEIGHT	6
 
 #define ArenaLoad(p)		__atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define ArenaStore(p, v)	__atomic_store_n((p), (v), __ATOMIC_RELEASE)
@@ -58,15 +70,27 @@ typedef struct Arena
 	uint32		height;			/* no node is taller */
 	uint64		max_lsn;
 	int64		opened;			/* TimestampTz of the first reservation, 0 if none */
+	uint8		bucket_bits;	/* log2 of the number of buckets; not changed, like size */
+	uint8		place_bits;		/* of a word of the index; those above are of the key's hash */
+	uint8		unused[6];
 	uint64		list[(offsetof(ArenaNode, next) + ARENA_MAX_HEIGHT * 4) / 8];
 	/* a node without a key: the front of every level */
-	char		pad1[128 - 32 - (offsetof(ArenaNode, next) + ARENA_MAX_HEIGHT * 4)];
+	char		pad1[128 - 40 - (offsetof(ArenaNode, next) + ARENA_MAX_HEIGHT * 4)];
 	uint32		used;			/* units; on a cache line of its own */
 	char		pad2[128 - 4];
 } Arena;
 
 #define ARENA_LIST			((uint32) (offsetof(Arena, list) / ARENA_UNIT))
-#define ARENA_FIRST			((uint32) (sizeof(Arena) / ARENA_UNIT))
+
+/* The first unit that is handed out. */
+static inline uint32
+ArenaFirst(const Arena *a)
+{
+	return (sizeof(Arena) + ((Size) ARENA_BUCKET_BYTES << a->bucket_bits)) / ARENA_UNIT;
+}
+
+/* What an arena of that size hands out, in bytes. */
+extern Size ArenaRoom(Size bytes);
 
 StaticAssertDecl(sizeof(Arena) == 256, "arena header has an unexpected size");
 StaticAssertDecl(offsetof(Arena, used) == 128, "arena.used is not on its own cache line");
@@ -88,7 +112,7 @@ typedef struct ArenaFinger
 {
 	uint64		seq;			/* 0: unset; kept by the owner */
 	uint64		random;			/* state of the height generator, kept over resets */
-	uint32		page;			/* last page node found, 0 none */
+	uint32		page;			/* last page node found, 0 none; in the index, if that has room */
 	uint32		prev[ARENA_MAX_HEIGHT];
 } ArenaFinger;
 
@@ -109,7 +133,7 @@ ArenaUnits(Size bytes)
 /* ---- space -------------------------------------------------------------- */
 
 /*
- * Empties the arena for a new life; `taken` units behind the header are the caller's own.
+ * Empties the arena for a new life; the first `taken` units from ArenaFirst on are the caller's own.
  * Nobody else may use the arena until the caller has published its sequence number.
  */
 extern void ArenaOpen(Arena *a, uint64 seq, uint32 size, uint32 taken);

@@ -107,7 +107,7 @@ MembufShmemInit(void)
 	if (found)
 		return;
 	InitControl(arenas);
-	/* Only the headers are touched: a buffer's memory costs nothing until it is filled. */
+	/* Only headers are touched, and indexes of open arenas: what is not filled costs no memory. */
 	for (uint64 i = 0; i < membuf_control->nblocks; i++)
 		memset(MembufArenaAt(i), 0, sizeof(Arena));
 	MembufOpenArena(1, 0);
@@ -154,7 +154,7 @@ MembufArenaGetInfo(uint64 seq, MembufArenaInfo *info)
 	if (seq < oldest || seq > active)
 		return false;
 	info->seq = seq;
-	info->used = (Size) (ArenaLoad(&a->used) - ARENA_FIRST) * ARENA_UNIT;
+	info->used = (Size) (ArenaLoad(&a->used) - ArenaFirst(a)) * ARENA_UNIT;
 	info->max_lsn = ArenaLoad(&a->max_lsn);
 	info->opened = ArenaLoad(&a->opened);
 	info->sealed = seq < active;

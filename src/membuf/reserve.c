@@ -34,7 +34,7 @@ static MembufReservation *section = NULL;
 Size
 MembufMaxReservation(void)
 {
-	return membuf_control->arena_bytes - sizeof(Arena);
+	return ArenaRoom(membuf_control->arena_bytes);
 }
 
 static uint32
@@ -122,7 +122,9 @@ NextBlockFree(void)
 static bool
 ArenaUntouched(uint64 seq)
 {
-	return ArenaLoad(&MembufArenaAt(seq)->used) == ARENA_FIRST;
+	Arena	   *a = MembufArenaAt(seq);
+
+	return ArenaLoad(&a->used) == ArenaFirst(a);
 }
 
 /* Both locks exclusive.  See MembufSwitch; units: SealAndOpen. */
@@ -195,8 +197,8 @@ SwitchAndReserve(MembufReservation *r, uint64 seq, uint32 units)
 		return false;
 	NoteOpened(MembufArenaAt(seq + 1));
 	spare.seq = seq + 1;
-	spare.next = ARENA_FIRST;
-	spare.end = ARENA_FIRST + chunk;
+	spare.next = ArenaFirst(MembufArenaAt(seq + 1));
+	spare.end = spare.next + chunk;
 	CarveSpare(r, units);
 	return true;
 }

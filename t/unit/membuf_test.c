@@ -313,17 +313,55 @@ TestFull(void)
 {
 	Arena	   *a = NewArena(256 * 1024);
 	MembufReservation r;
-	Size		all = 256 * 1024 - sizeof(Arena);
+	Size		all = ArenaRoom(256 * 1024);
 	bool		good;
 
 	good = !Reserve(a, &r, all + 8) && Reserve(a, &r, all - 16);
-	good &= r.next == ARENA_FIRST && r.end == ArenaUnits(256 * 1024 - 16);
+	good &= r.next == ArenaFirst(a) && r.end == ArenaUnits(256 * 1024 - 16);
 	good &= !Reserve(a, &r, 24) && Reserve(a, &r, 9) && !Reserve(a, &r, 1);
 	Ok(good, "a full arena gives nothing and keeps what smaller ones need");
 	ArenaOpen(a, 5, 256 * 1024 / ARENA_UNIT, 100);
 	good = ArenaReserve(a, 1, UINT32_MAX / 2, &r.next, &r.end) &&
-		r.next == ARENA_FIRST + 100 && r.end == 256 * 1024 / ARENA_UNIT;
+		r.next == ArenaFirst(a) + 100 && r.end == 256 * 1024 / ARENA_UNIT;
 	Ok(good, "an arena opened anew; a chunk takes what is left");
+	free(a);
+}
+
+/* More pages than the index has words: whether they are there is known of each, as long as it grows. */
+static void
+TestIndex(void)
+{
+	Size		bytes = 1024 * 1024;
+	Arena	   *a = NewArena(bytes);
+	uint32		words = bytes / ARENA_INDEX_SHARE / 4;
+	uint32		used = 0;
+	uint32		pages = 0;
+	ArenaFinger f;
+	ArenaFinger g;
+	MembufReservation r;
+	char		key[CODEC_PAGE_KEY_SIZE];
+	bool		good = true;
+
+	InitFinger(&f, 6);
+	InitFinger(&g, 8);
+	for (; Reserve(a, &r, ArenaPageCost()); pages++)
+	{
+		uint32		other = pages == 0 ? 0 : (uint32) Reseed(pages) % pages;
+
+		MakePageKey(key, pages % 3, pages);
+		good &= ArenaPageLookup(a, &g, key) == NULL;
+		good &= PageOf(ArenaPageGet(a, &f, &r, key)) == pages;
+		good &= ArenaPageLookup(a, &g, key) == ArenaPageGet(a, &f, &r, key);
+		MakePageKey(key, other % 3, other);
+		good &= other == 0 || PageOf(ArenaPageLookup(a, &g, key)) == other;
+		MakePageKey(key, other % 3 + 1, other);
+		good &= ArenaPageLookup(a, &g, key) == NULL;
+	}
+	for (uint32 i = 0; i < words; i++)
+		used += ((uint32 *) (a + 1))[i] != 0;
+	good &= CountBothWays(a, &f) == (int) pages;
+	printf("# %u pages, %u of %u words\n", pages, used, words);
+	Ok(good && pages > used && used > words - words / 8, "an index that becomes full");
 	free(a);
 }
 
@@ -736,7 +774,7 @@ TestTakers(void)
 	Taker		t[WRITERS];
 	bool		good = true;
 
-	memset((char *) a + sizeof(Arena), 0, bytes - sizeof(Arena));
+	memset(ArenaAt(a, ArenaFirst(a)), 0, ArenaRoom(bytes));
 	for (int i = 0; i < WRITERS; i++)
 	{
 		t[i].arena = a;
@@ -746,7 +784,7 @@ TestTakers(void)
 	}
 	for (int i = 0; i < WRITERS; i++)
 		pthread_join(t[i].id, NULL);
-	for (uint32 i = ARENA_FIRST; i < bytes / ARENA_UNIT; i++)
+	for (uint32 i = ArenaFirst(a); i < bytes / ARENA_UNIT; i++)
 	{
 		uint64		who = *(uint64 *) ArenaAt(a, i);
 
@@ -801,6 +839,7 @@ main(int argc, char **argv)
 	TestSlots();
 	TestBelow();
 	TestFull();
+	TestIndex();
 	TestKeyLengths();
 	TestModel();
 	TestTakers();
