@@ -365,6 +365,48 @@ TestIndex(void)
 	free(a);
 }
 
+/* A page that its maker has linked and not yet put into the index: whoever finds it in the list does that. */
+static void
+TestIndexHelp(void)
+{
+	Arena	   *a = NewArena(1024 * 1024);
+	ArenaFinger maker;
+	MembufReservation r;
+	bool		good = true;
+
+	InitFinger(&maker, 6);
+	for (uint32 page = 0; page < 2; page++)
+	{
+		char		key[CODEC_PAGE_KEY_SIZE];
+		ArenaKey	k = PageKey(key);
+		ArenaFinger other;
+		uint32		place;
+		bool		full;
+
+		InitFinger(&other, 8);
+		MakePageKey(key, 1, page);
+		good &= Reserve(a, &r, ArenaPageCost()) && Find(a, &maker, &k) == 0;
+		place = MakeNode(a, &maker, &r, &k, true);
+		((ArenaNode *) ArenaAt(a, place))->head = place;
+		memset(PageGroups(ArenaAt(a, place)), 0, ARENA_GROUPS * sizeof(uint32));
+		good &= LinkNode(a, &maker, &k, place) == place;
+		good &= IndexFind(a, &k, HashKey(&k), &full) == 0 && !full;
+		if (page == 0)
+			good &= ArenaPageGet(a, &other, &r, key) == ArenaAt(a, place);
+		else
+			good &= ArenaPageLookup(a, &other, key) == ArenaAt(a, place) && other.page == place;
+		good &= IndexFind(a, &k, HashKey(&k), &full) == place;
+		IndexAdd(a, HashKey(&k), place);	/* the maker comes to it */
+		for (int i = 0, n = 0; i < ARENA_BUCKET_WORDS; i++)
+		{
+			n += Bucket(a, HashKey(&k))[i] == IndexWord(a, HashKey(&k), place);
+			good &= n <= 1;
+		}
+	}
+	Ok(good, "a page that has not come to the index is put there by whoever finds it");
+	free(a);
+}
+
 /* Every key length; the cost is enough whatever the heights. */
 static void
 TestKeyLengths(void)
@@ -840,6 +882,7 @@ main(int argc, char **argv)
 	TestBelow();
 	TestFull();
 	TestIndex();
+	TestIndexHelp();
 	TestKeyLengths();
 	TestModel();
 	TestTakers();
