@@ -139,6 +139,7 @@ FamilyOptions(const KvDb &db, int family, ColumnFamilyOptions *out)
 	if (family == ORBIT_PG_DATA)
 	{
 		c.merge_operator = NewPageMerge(db.pruner);
+		c.optimize_filters_for_hits = !db.primary;
 		if (db.primary)
 		{
 			c.compaction_filter_factory = NewPageFilter(db.pruner);
